@@ -1,0 +1,73 @@
+//! What user space tells the programs once, before they are loaded.
+
+use crate::{
+    filter::Filter,
+    layout::{KernelLayout, Sizes},
+};
+
+/// Constants of one trace.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Settings {
+    pub layout: KernelLayout,
+    pub sizes: Sizes,
+    pub filter: Filter,
+    /// Not 0: every namespace is traced; 0: those in the scope map.
+    pub all_namespaces: u32,
+    /// Not 0: rule counters are read.
+    pub read_rules: u32,
+    /// Not 0: first packets of a connection are followed tentatively, since NAT may make them match.
+    pub tentative: u32,
+    /// Not 0: programs log through aya-log.
+    pub verbose: u32,
+}
+
+/// Tables that one gap between two probes can hold (two backends at the same priority, neighbours without room).
+pub const MAX_TABLES: usize = 4;
+
+/// Key of a gap: the probe after which it lies.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
+pub struct GapKey {
+    /// Inode number of the namespace.
+    pub netns: u32,
+    /// Priority of the probe that opens the gap.
+    pub priority: i32,
+    /// `enum nf_inet_hooks`.
+    pub hook: u32,
+    /// `NFPROTO_*`.
+    pub pf: u32,
+}
+
+/// The counters of one table, as a run of addresses in the counter list.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Kernel address whose content tells whether the index still describes the ruleset; 0 for none.
+    pub check_address: u64,
+    /// What must stand there (its low `check_length` bytes).
+    pub check_value: u64,
+    /// 1, 4 or 8.
+    pub check_length: u32,
+    /// Comes back in [`crate::records::RuleHits::table`].
+    pub id: u32,
+    /// First entry in the counter list.
+    pub first: u32,
+    pub count: u32,
+}
+
+/// The tables between a probe and the next.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub tables: [Table; MAX_TABLES],
+    pub count: u32,
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Gap>() == 32 * MAX_TABLES + 8);
+
+/// Entries of the counter list: rules of all tables, of two generations.
+pub const MAX_COUNTERS: u32 = 131_072;
+/// Rules read in one gap.
+pub const MAX_SNAPSHOT: u32 = 16_384;

@@ -1,0 +1,5 @@
+//! pathtrace: the stages of the pipeline, each a module that imports only earlier ones.
+//! Read ARCHITECTURE.md first.
+
+pub mod model;
+pub mod rules;
