@@ -113,6 +113,7 @@ fn known_names(topology: Topology, family: Family, backend: Backend) -> BTreeMap
         ("icmp_name".to_owned(), pick("icmp", "icmp6")),
         ("ipt".to_owned(), pick("ip", "ip6")),
         ("inet".to_owned(), pick("inet", "inet6")),
+        ("host_unreachable".to_owned(), pick("icmp-host-unreachable", "icmp6-addr-unreachable")),
         ("service".to_owned(), pick("10.96.0.10", "fd00:96::10")),
         ("nft_addr".to_owned(), pick("ipv4_addr", "ipv6_addr")),
         ("family".to_owned(), family.name().to_owned()),
