@@ -87,7 +87,7 @@ fn an_nft_chain_between_two_tables_is_seen_when_it_appears() -> Result<()> {
     let trace = Pathtrace::start(Some(host), &["--proto", "icmp6"])?;
     ruleset::nft(
         host,
-        "table inet late { chain pass { type filter hook forward priority -7; policy accept; counter; } }",
+        "table inet late {\nchain pass { type filter hook forward priority -7; policy accept; counter; }\n}",
     )?;
     let pattern = json!({
         "packet": {"protocol": "icmp6", "icmp_type": 128},

@@ -87,10 +87,8 @@ fn refusal_and_silence_are_told_apart() -> Result<()> {
     let closed = SocketAddr::new(lab.address("host", Family::Ipv4)?, 9);
     assert_eq!(traffic::tcp(client, closed, LONG)?.0, Answer::Refused);
     assert_eq!(traffic::udp(client, 0, closed, LONG)?, Answer::Refused);
-    ruleset::nft(
-        host,
-        "table inet wall { chain in { type filter hook input priority 0; policy accept; ip protocol { tcp, udp } drop; } }",
-    )?;
+    let wall = "chain in { type filter hook input priority 0; ip protocol { tcp, udp } drop; }";
+    ruleset::nft(host, &format!("table inet wall {{\n{wall}\n}}"))?;
     assert_eq!(traffic::tcp(client, closed, SHORT)?.0, Answer::Silence);
     assert_eq!(traffic::udp(client, 0, closed, SHORT)?, Answer::Silence);
     Ok(())
