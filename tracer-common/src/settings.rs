@@ -22,6 +22,35 @@ pub struct Settings {
     pub verbose: u32,
 }
 
+impl Settings {
+    /// What the programs are built with; user space replaces it before loading.
+    // SAFETY: integers only, and 0 is a valid value of each.
+    pub const ZERO: Self = unsafe { core::mem::zeroed() };
+}
+
+/// What a netfilter probe does with a packet that is not followed yet; a bit each.
+pub mod role {
+    /// Nothing.
+    pub const FOLLOW: u32 = 0;
+    /// Reads its headers and asks the filter (the first probe of the OUTPUT hook).
+    pub const GATE: u32 = 1;
+    /// Asks conntrack whether its connection matches (the first probe behind conntrack).
+    pub const LATE: u32 = 2;
+}
+
+/// Immediates in the netfilter program that the loader replaces, so that one program text serves every place.
+pub mod patch {
+    /// Becomes the priority at which the probe stands.
+    pub const PRIORITY: u32 = 0x7041_7468;
+    /// Becomes [`super::role`] bits.
+    pub const ROLE: u32 = 0x7041_7469;
+    /// Becomes the number of this program among the loaded ones, below [`super::MAX_PLACES`].
+    pub const PLACE: u32 = 0x7041_746a;
+}
+
+/// Different netfilter programs (priority and role) that can be loaded.
+pub const MAX_PLACES: u32 = 256;
+
 /// Tables that one gap between two probes can hold (two backends at the same priority, neighbours without room).
 pub const MAX_TABLES: usize = 4;
 

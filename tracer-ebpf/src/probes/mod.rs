@@ -1,1 +1,7 @@
 //! The programs, by what they look at.
+
+mod device;
+mod free;
+mod netfilter;
+mod route;
+mod socket;

@@ -1,0 +1,48 @@
+//! The end of a packet: dropped or consumed.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use tracer_common::records::Kind;
+
+use crate::{
+    counters,
+    emit::{Place, netns_of_device, sight},
+    follow,
+    headers::{self, Headers, network_header},
+    read::member,
+};
+
+/// `TRACE_EVENT(kfree_skb, TP_PROTO(struct sk_buff *skb, void *location, enum skb_drop_reason reason, ...))`,
+/// include/trace/events/skb.h; the reason is there from 5.17.
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+pub fn packet_drop(ctx: RawTracePointContext) -> i32 {
+    let skb = ctx.arg::<*const u8>(0) as u64;
+    if follow::find(skb).is_some() {
+        freed(Kind::Drop, skb, ctx.arg::<*const u8>(1) as u64, ctx.arg::<u64>(2) as u32);
+    }
+    0
+}
+
+/// `TRACE_EVENT(consume_skb, TP_PROTO(struct sk_buff *skb, void *location))`; the location is there from 6.0.
+#[raw_tracepoint(tracepoint = "consume_skb")]
+pub fn packet_consume(ctx: RawTracePointContext) -> i32 {
+    let skb = ctx.arg::<*const u8>(0) as u64;
+    if follow::find(skb).is_some() {
+        freed(Kind::Consume, skb, ctx.arg::<*const u8>(1) as u64, 0);
+    }
+    0
+}
+
+#[inline(never)]
+fn freed(kind: Kind, skb: u64, location: u64, reason: u32) -> i32 {
+    let Some(track) = follow::find(skb) else { return 0 };
+    counters::close(track.journey, 1);
+    let device: u64 = member!(skb, skb_dev).unwrap_or(0);
+    let mut headers = Headers::EMPTY;
+    if let Some(address) = network_header(skb) {
+        headers::parse(address, &mut headers);
+    }
+    let place = Place { location, reason, ..Place::new(kind, netns_of_device(device).1) };
+    sight(skb, track, &headers, &place);
+    follow::stop(skb);
+    0
+}

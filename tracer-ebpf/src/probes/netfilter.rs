@@ -1,0 +1,166 @@
+//! A packet between two functions of a netfilter hook.
+//!
+//! aya knows no netfilter program type, so this one is in a section that aya accepts, never loaded by it, and
+//! loaded by `tracer::attach::netfilter` with its own constants for each place (`patch`).
+
+use core::arch::asm;
+
+use aya_ebpf::cty::c_void;
+use tracer_common::{
+    records::{Kind, SIGHT_BY_FLOW, SIGHT_FIRST, SIGHT_LATE, SIGHT_TENTATIVE},
+    settings::{GapKey, patch, role},
+};
+
+use crate::{
+    conntrack, counters,
+    emit::{NO_TUPLE, Place, sight},
+    follow,
+    headers::{self, Headers, network_header},
+    maps::PASSES,
+    read::{member, trusted},
+    wanted,
+};
+
+/// `struct bpf_nf_ctx`, include/net/netfilter/nf_bpf_link.h.
+#[repr(C)]
+pub struct Context {
+    state: *const c_void,
+    skb: *const c_void,
+}
+
+/// `NF_ACCEPT`: the packet goes on as if we were not there.
+const ACCEPT: i32 = 1;
+/// `NF_INET_LOCAL_OUT`.
+const LOCAL_OUT: u8 = 3;
+
+/// A constant that the loader writes into the program.
+macro_rules! patched {
+    ($magic:expr) => {{
+        let value: u64;
+        // SAFETY: loads an immediate into a register.
+        unsafe { asm!("{0} = {1}", out(reg) value, const $magic) };
+        value as u32
+    }};
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "socket")]
+pub extern "C" fn netfilter_probe(ctx: *const Context) -> i32 {
+    // SAFETY: the verifier knows the context.
+    let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
+    let hook = trusted!(state, state_hook, u8).unwrap_or(0);
+    let passes_index = patched!(patch::PLACE) * 8 + (hook & 7) as u32;
+    if let Some(passes) = PASSES.get_ptr_mut(passes_index) {
+        // SAFETY: a valid per-CPU map value.
+        unsafe { *passes += 1 };
+    }
+    let role = patched!(patch::ROLE);
+    let followed = follow::find(skb).is_some();
+    if !followed {
+        if role == role::FOLLOW {
+            return ACCEPT;
+        }
+        let nfct = trusted!(skb, skb_nfct, u64).unwrap_or(0);
+        if role & role::GATE == 0 && nfct == 0 {
+            return ACCEPT;
+        }
+        if role & role::GATE == 0 && !may_match(nfct) {
+            return ACCEPT;
+        }
+    }
+    judge(state, skb, patched!(patch::PRIORITY) as i32, role << 16 | passes_index);
+    ACCEPT
+}
+
+/// Whether a packet that did not match at first sight may belong to a connection that does: a connection's
+/// first packet, or one of an established connection not yet refused.
+#[inline(always)]
+fn may_match(nfct: u64) -> bool {
+    let entry = conntrack::split(nfct);
+    if entry.address == 0 {
+        return false;
+    }
+    if entry.info == conntrack::INFO_NEW && conntrack::status(entry.address) & conntrack::CONFIRMED == 0 {
+        return wanted::tentative();
+    }
+    !wanted::is_refused(entry.address)
+}
+
+/// What follows for a packet that is followed, or may come to be.
+#[inline(never)]
+fn judge(state: u64, skb: u64, priority: i32, role_and_index: u32) -> i32 {
+    let (role, passes_index) = (role_and_index >> 16, role_and_index & 0xffff);
+    let mut headers = Headers::EMPTY;
+    let Some(address) = network_header(skb) else { return 0 };
+    if !headers::parse(address, &mut headers) {
+        return 0;
+    }
+    let hook: u8 = member!(state, state_hook).unwrap_or(0);
+    let net: u64 = member!(state, state_net).unwrap_or(0);
+    let mut place = Place {
+        hook,
+        pf: member!(state, state_pf).unwrap_or(0),
+        priority,
+        device_in: member!(state, state_in).unwrap_or(0),
+        device_out: member!(state, state_out).unwrap_or(0),
+        ..Place::new(Kind::Netfilter, member!(net, net_inum).unwrap_or(0))
+    };
+    let mut known = follow::find(skb);
+    // A packet at the start of OUTPUT is new, whoever used this sk_buff before.
+    if role & role::GATE != 0
+        && hook == LOCAL_OUT
+        && let Some(track) = &known
+        && track.identity != headers.identity
+    {
+        follow::stop(skb);
+        known = None;
+    }
+    let track = match known {
+        Some(track) => {
+            counters::close(track.journey, 0);
+            track
+        }
+        None => {
+            let Some(flags) = begins(skb, role, &headers, place.netns) else { return 0 };
+            let Some(track) = follow::start(skb, &headers, flags) else { return 0 };
+            place.flags = SIGHT_FIRST;
+            track
+        }
+    };
+    follow::take_in_hand(skb, track.journey, &headers.tuple);
+    sight(skb, track, &headers, &place);
+    let key = GapKey { netns: place.netns, priority, hook: hook as u32, pf: place.pf as u32 };
+    counters::open(track.journey, &key, passes_index);
+    0
+}
+
+/// Flags of a journey that begins at a netfilter probe, or `None`.
+#[inline(always)]
+fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
+    if role & role::GATE != 0
+        && let Some(flags) = wanted::at_first_sight(headers, netns)
+    {
+        return Some(flags);
+    }
+    if role & role::LATE == 0 {
+        return None;
+    }
+    let entry = conntrack::of(skb);
+    if entry.address == 0 {
+        return None;
+    }
+    let late = if role & role::GATE != 0 { 0 } else { SIGHT_LATE };
+    if conntrack::status(entry.address) & conntrack::CONFIRMED == 0 {
+        return if wanted::tentative() { Some(SIGHT_TENTATIVE | late) } else { None };
+    }
+    let mut original = NO_TUPLE;
+    let mut reply = NO_TUPLE;
+    if conntrack::tuple(entry.address, 0, &mut original)
+        && conntrack::tuple(entry.address, 1, &mut reply)
+        && (wanted::filter(&original) || wanted::filter(&reply.inverse()))
+    {
+        return Some(SIGHT_BY_FLOW | late);
+    }
+    wanted::refuse(entry.address);
+    None
+}
