@@ -6,8 +6,9 @@ use tracer_common::{
 };
 
 use crate::{
+    headers::has_ports,
     maps::SETTINGS,
-    read::{at, member, offset},
+    read::{Reader, member, offset},
 };
 
 /// `skb->_nfct`: the entry's address, and `enum ip_conntrack_info` in the low three bits.
@@ -39,14 +40,15 @@ pub(crate) fn split(nfct: u64) -> Entry {
 
 /// The entry of a packet.
 #[inline(always)]
-pub(crate) fn of(skb: u64) -> Entry {
-    split(member!(skb, skb_nfct).unwrap_or(0))
+pub(crate) fn of(reader: &mut Reader, skb: u64) -> Entry {
+    split(member!(reader, skb, skb_nfct))
 }
 
 /// `IPS_*` bits.
 #[inline(always)]
-pub(crate) fn status(entry: u64) -> u32 {
-    member!(entry, ct_status).unwrap_or(0u64) as u32
+pub(crate) fn status(reader: &mut Reader, entry: u64) -> u32 {
+    let status: u64 = member!(reader, entry, ct_status);
+    status as u32
 }
 
 /// The tuple of one direction, 0 original, 1 reply.
@@ -59,33 +61,30 @@ pub(crate) fn tuple(entry: u64, direction: u64, into: &mut Tuple) -> bool {
         return false;
     }
     let base = entry + hashes + inner + direction * size;
-    let (Some(source), Some(destination)) = (address(base, offset!(tuple_src)), address(base, offset!(tuple_dst)))
-    else {
-        return false;
-    };
-    let family: u16 = member!(base, tuple_l3num).unwrap_or(0);
-    into.protocol = member!(base, tuple_protonum).unwrap_or(0);
+    let mut reader = Reader::new();
+    let source: [u32; 4] = member!(reader, base, tuple_src);
+    let destination: [u32; 4] = member!(reader, base, tuple_dst);
+    let family: u16 = member!(reader, base, tuple_l3num);
+    let source_port: u16 = member!(reader, base, tuple_src_port);
+    let destination_port: u16 = member!(reader, base, tuple_dst_port);
+    into.protocol = member!(reader, base, tuple_protonum);
     into.reserved = 0;
-    match family {
-        AF_INET => {
-            into.family = IPV4;
-            into.source = [0, 0, 0, source[0]];
-            into.destination = [0, 0, 0, destination[0]];
-        }
-        AF_INET6 => {
-            into.family = IPV6;
-            into.source = source;
-            into.destination = destination;
-        }
-        _ => return false,
+    // Of an IPv4 address, `union nf_inet_addr` uses the first word only.
+    if family == AF_INET {
+        into.family = IPV4;
+        into.source = [0, 0, 0, source[0]];
+        into.destination = [0, 0, 0, destination[0]];
+    } else {
+        into.family = if family == AF_INET6 { IPV6 } else { 0 };
+        into.source = source;
+        into.destination = destination;
     }
-    let ported = matches!(into.protocol, 6 | 17 | 33 | 132 | 136);
-    into.source_port = if ported { u16::from_be(member!(base, tuple_src_port).unwrap_or(0)) } else { 0 };
-    into.destination_port = if ported { u16::from_be(member!(base, tuple_dst_port).unwrap_or(0)) } else { 0 };
-    true
-}
-
-#[inline(always)]
-fn address(base: u64, offset: Option<u64>) -> Option<[u32; 4]> {
-    at(base, offset)
+    if has_ports(into.protocol) {
+        into.source_port = u16::from_be(source_port);
+        into.destination_port = u16::from_be(destination_port);
+    } else {
+        into.source_port = 0;
+        into.destination_port = 0;
+    }
+    into.family != 0 && !reader.failed()
 }

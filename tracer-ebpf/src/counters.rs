@@ -97,18 +97,27 @@ fn is_current(table: &Table) -> bool {
 }
 
 /// First reading, when a followed packet stands before the tables of `key`.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn open(journey: u64, key: &GapKey, passes_index: u32) {
+    open_reading(journey, key, passes_index);
+}
+
+/// A global function: the verifier looks at it once, whoever calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn open_reading(journey: u64, key: *const GapKey, passes_index: u32) -> u32 {
+    // SAFETY: null or a live structure, which the verifier checks for each caller.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     // SAFETY: written before the program was loaded, read-only since.
     if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
-        return;
+        return 0;
     }
-    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(0)) else { return };
+    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(0)) else { return 0 };
     // SAFETY: valid map values.
     let (gap, reading) = unsafe { (&*gap, &mut *reading) };
-    let Some(per_cpu) = per_cpu_offset() else { return };
+    let Some(per_cpu) = per_cpu_offset() else { return 0 };
     if gap.count == 0 || reading.busy != 0 {
-        return;
+        return 0;
     }
     if reading.journey != 0 {
         count(Counter::SnapshotLost);
@@ -131,19 +140,27 @@ pub(crate) fn open(journey: u64, key: &GapKey, passes_index: u32) {
         position += room;
     }
     reading.busy = 0;
+    0
 }
 
 /// Second reading: sends the counters that moved since [`open`], one record a table.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn close(journey: u64, at_drop: u32) {
-    let Some(reading) = READING.get_ptr_mut(0) else { return };
+    close_reading(journey, at_drop);
+}
+
+/// A global function, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn close_reading(journey: u64, at_drop: u32) -> u32 {
+    let Some(reading) = READING.get_ptr_mut(0) else { return 0 };
     // SAFETY: a valid per-CPU map value.
     let reading = unsafe { &mut *reading };
     if reading.journey != journey || reading.busy != 0 {
-        return;
+        return 0;
     }
     reading.journey = 0;
-    let (Some(gap), Some(per_cpu)) = (GAPS.get_ptr(reading.gap), per_cpu_offset()) else { return };
+    let (Some(gap), Some(per_cpu)) = (GAPS.get_ptr(reading.gap), per_cpu_offset()) else { return 0 };
     // SAFETY: a valid map value.
     let gap: &Gap = unsafe { &*gap };
     let passes = PASSES.get(reading.passes_index).copied().unwrap_or(0);
@@ -187,5 +204,5 @@ pub(crate) fn close(journey: u64, at_drop: u32) {
         }
     }
     reading.busy = 0;
+    0
 }
-

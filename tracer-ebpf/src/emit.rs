@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_common::{
     counters::Counter,
-    records::{ConntrackTuples, Head, Kind, REASON_UNKNOWN, Sight},
+    records::{ConntrackTuples, Head, Kind, REASON_UNKNOWN, SIGHT_UNREADABLE, Sight},
     tuple::{IPV4, Tuple},
 };
 
@@ -11,7 +11,7 @@ use crate::{
     conntrack,
     headers::Headers,
     maps::{EVENTS, Track, count},
-    read::{at, member, offset, read},
+    read::{Reader, member},
     wanted,
 };
 
@@ -79,10 +79,23 @@ pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) {
 }
 
 /// Sends what is seen of a followed packet here, and its conntrack tuples where they are news.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn sight(skb: u64, track: &mut Track, headers: &Headers, place: &Place) {
-    let entry = conntrack::of(skb);
-    let status = if entry.address == 0 { 0 } else { conntrack::status(entry.address) };
+    emit_sight(skb, track, headers, place);
+}
+
+/// A global function: the verifier looks at it once, whoever calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, place: *const Place) -> u32 {
+    // SAFETY: null or live structures, which the verifier checks for each caller.
+    let (Some(track), Some(headers), Some(place)) = (unsafe { (track.as_mut(), headers.as_ref(), place.as_ref()) })
+    else {
+        return 0;
+    };
+    let mut reader = Reader::new();
+    let entry = conntrack::of(&mut reader, skb);
+    let status = if entry.address == 0 { 0 } else { conntrack::status(&mut reader, entry.address) };
     if entry.address != 0 && (entry.address != track.conntrack || status != track.conntrack_status) {
         track.conntrack = entry.address;
         track.conntrack_status = status;
@@ -92,29 +105,33 @@ pub(crate) fn sight(skb: u64, track: &mut Track, headers: &Headers, place: &Plac
     record::<Sight>(|sight| {
         sight.head = head(place.kind, journey);
         sight.skb = skb;
-        sight.buffer = member!(skb, skb_head).unwrap_or(0);
+        sight.buffer = member!(reader, skb, skb_head);
         sight.location = place.location;
         sight.reason = place.reason;
         sight.netns = place.netns;
-        sight.flags = flags | place.flags;
         sight.priority = place.priority;
         sight.hook = place.hook;
         sight.pf = place.pf;
-        sight.mark = member!(skb, skb_mark).unwrap_or(0);
-        sight.length = member!(skb, skb_len).unwrap_or(0);
+        sight.mark = member!(reader, skb, skb_mark);
+        sight.length = member!(reader, skb, skb_len);
         sight.conntrack = entry.address;
         sight.conntrack_info = entry.info;
         sight.conntrack_status = status;
         if entry.address != 0 {
-            sight.conntrack_mark = member!(entry.address, ct_mark).unwrap_or(0);
-            sight.conntrack_zone = member!(entry.address, ct_zone).unwrap_or(0);
+            sight.conntrack_mark = member!(reader, entry.address, ct_mark);
+            sight.conntrack_zone = member!(reader, entry.address, ct_zone);
         }
-        device(place.device_in, &mut sight.in_ifindex, &mut sight.in_name);
-        device(place.device_out, &mut sight.out_ifindex, &mut sight.out_name);
+        device(&mut reader, place.device_in, &mut sight.in_ifindex, &mut sight.in_name);
+        device(&mut reader, place.device_out, &mut sight.out_ifindex, &mut sight.out_name);
         copy_headers(headers, sight);
-        segments(skb, sight);
-        route(skb, headers.tuple.family, sight);
+        segments(&mut reader, skb, sight);
+        route(&mut reader, skb, headers.tuple.family, sight);
+        sight.flags = flags | place.flags | if reader.failed() { SIGHT_UNREADABLE } else { 0 };
     });
+    if reader.failed() {
+        count(Counter::ReadFailed);
+    }
+    0
 }
 
 /// Sends both tuples of a connection; a connection that matches is remembered, so that its later packets and
@@ -152,46 +169,20 @@ fn copy_headers(headers: &Headers, sight: &mut Sight) {
 
 /// Index and name of a device.
 #[inline(always)]
-pub(crate) fn device(address: u64, ifindex: &mut u32, name: &mut [u8; 16]) {
+pub(crate) fn device(reader: &mut Reader, address: u64, ifindex: &mut u32, name: &mut [u8; 16]) {
     if address != 0 {
-        *ifindex = member!(address, dev_ifindex).unwrap_or(0);
-        *name = member!(address, dev_name).unwrap_or([0; 16]);
+        *ifindex = member!(reader, address, dev_ifindex);
+        *name = member!(reader, address, dev_name);
     }
 }
 
 /// `skb_shinfo(skb)->gso_segs`; `skb->end` is an offset from `head` on 64-bit kernels.
 #[inline(always)]
-fn segments(skb: u64, sight: &mut Sight) {
-    let end: u32 = member!(skb, skb_end).unwrap_or(0);
-    if sight.buffer != 0 && end != 0 {
-        sight.gso_segments = member!(sight.buffer + end as u64, shinfo_gso_segs).unwrap_or(0);
-    }
+fn segments(reader: &mut Reader, skb: u64, sight: &mut Sight) {
+    let end: u32 = member!(reader, skb, skb_end);
+    sight.gso_segments = member!(reader, sight.buffer + end as u64, shinfo_gso_segs);
 }
 
-/// The route attached to the packet (`skb_dst`).
-#[inline(always)]
-fn route(skb: u64, family: u8, sight: &mut Sight) {
-    let destination = member!(skb, skb_dst).unwrap_or(0u64) & DST_MASK;
-    let device_address: u64 = member!(destination, dst_dev).unwrap_or(0);
-    if destination == 0 || device_address == 0 {
-        return;
-    }
-    sight.routed = 1;
-    sight.route_error = member!(destination, dst_error).unwrap_or(0i16) as i32;
-    device(device_address, &mut sight.route_ifindex, &mut sight.route_name);
-    if family == IPV4 {
-        sight.route_type = member!(destination, rtable_type).unwrap_or(0u16) as u8;
-        sight.gateway_family = member!(destination, rtable_gw_family).unwrap_or(0);
-        sight.gateway = gateway(destination, sight.gateway_family);
-    } else {
-        sight.gateway = member!(destination, rt6_gateway).unwrap_or([0; 4]);
-        let flags: u32 = member!(destination, rt6_flags).unwrap_or(0);
-        sight.gateway_family = if flags & RTF_GATEWAY != 0 { AF_INET6 } else { 0 };
-        sight.route_type = if flags & RTF_LOCAL != 0 { RTN_LOCAL } else { RTN_UNICAST };
-    }
-}
-
-const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// include/uapi/linux/route.h and ipv6_route.h
 const RTF_GATEWAY: u32 = 0x0002;
@@ -200,27 +191,42 @@ const RTF_LOCAL: u32 = 0x8000_0000;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 
+/// The route attached to the packet (`skb_dst`).
 #[inline(always)]
-fn gateway(route: u64, family: u8) -> [u32; 4] {
-    match family {
-        AF_INET => [0, 0, 0, member!(route, rtable_gw4).unwrap_or(0)],
-        AF_INET6 => at(route, offset!(rtable_gw6)).unwrap_or([0; 4]),
-        _ => [0; 4],
+fn route(reader: &mut Reader, skb: u64, family: u8, sight: &mut Sight) {
+    let reference: u64 = member!(reader, skb, skb_dst);
+    let destination = reference & DST_MASK;
+    if destination == 0 {
+        return;
+    }
+    let device_address: u64 = member!(reader, destination, dst_dev);
+    let error: i16 = member!(reader, destination, dst_error);
+    sight.routed = 1;
+    sight.route_error = error as i32;
+    device(reader, device_address, &mut sight.route_ifindex, &mut sight.route_name);
+    if family == IPV4 {
+        let kind: u16 = member!(reader, destination, rtable_type);
+        sight.route_type = kind as u8;
+        sight.gateway_family = member!(reader, destination, rtable_gw_family);
+        if sight.gateway_family == AF_INET6 {
+            sight.gateway = member!(reader, destination, rtable_gw6);
+        } else {
+            sight.gateway[3] = member!(reader, destination, rtable_gw4);
+        }
+    } else {
+        sight.gateway = member!(reader, destination, rt6_gateway);
+        let flags: u32 = member!(reader, destination, rt6_flags);
+        sight.gateway_family = if flags & RTF_GATEWAY != 0 { AF_INET6 } else { 0 };
+        sight.route_type = if flags & RTF_LOCAL != 0 { RTN_LOCAL } else { RTN_UNICAST };
     }
 }
 
-/// Inode number of the namespace a device belongs to.
+/// Address and inode number of the namespace a device belongs to.
 #[inline(always)]
-pub(crate) fn netns_of_device(device: u64) -> (u64, u32) {
-    let net: u64 = member!(device, dev_net).unwrap_or(0);
-    (net, member!(net, net_inum).unwrap_or(0))
+pub(crate) fn netns_of_device(reader: &mut Reader, device: u64) -> (u64, u32) {
+    let net: u64 = member!(reader, device, dev_net);
+    (net, member!(reader, net, net_inum))
 }
 
 /// A tuple of nothing.
 pub(crate) const NO_TUPLE: Tuple = Headers::EMPTY.tuple;
-
-/// Reads an address that may be 0.
-#[inline(always)]
-pub(crate) fn word(address: u64) -> u64 {
-    if address == 0 { 0 } else { read(address).unwrap_or(0) }
-}

@@ -12,7 +12,10 @@ use crate::{
 
 #[inline(always)]
 fn bucket(skb: u64) -> u32 {
-    ((skb >> 6) as u32 ^ (skb >> 18) as u32) & (BUCKET_COUNT - 1)
+    // The verifier allows no arithmetic on a pointer it knows; a copy of its low half (a 32-bit move, which the
+    // linker emits with `+alu32`, see build.rs) is a plain number.
+    let low = skb as u32;
+    (low >> 6 ^ low >> 18) & (BUCKET_COUNT - 1)
 }
 
 /// The followed packet at this address; the common answer, no, costs one look at an array.

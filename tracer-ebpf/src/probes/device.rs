@@ -11,7 +11,7 @@ use crate::{
     follow,
     headers::{self, Headers, network_header},
     maps::{SCOPE, SETTINGS},
-    read::member,
+    read::{Reader, member},
     wanted,
 };
 
@@ -21,12 +21,13 @@ const IP6: u16 = 0x86ddu16.to_be();
 
 /// Inode number of the namespace when it is traced.
 #[inline(always)]
-pub(crate) fn in_scope(device: u64) -> Option<u32> {
+fn in_scope(reader: &mut Reader, device: u64) -> Option<u32> {
     // SAFETY: written before the program was loaded, read-only since.
     if unsafe { (*(&raw const SETTINGS)).all_namespaces } != 0 {
-        return Some(netns_of_device(device).1);
+        return Some(netns_of_device(reader, device).1);
     }
-    let net: u64 = member!(device, dev_net)?;
+    let net: u64 = member!(reader, device, dev_net);
+    // SAFETY: a valid map value.
     SCOPE.get_ptr(net).map(|inum| unsafe { *inum })
 }
 
@@ -39,8 +40,9 @@ pub fn device_in(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn receive(skb: u64) -> Option<()> {
-    let device: u64 = member!(skb, skb_dev)?;
-    let Some(netns) = in_scope(device) else {
+    let mut reader = Reader::new();
+    let device: u64 = member!(reader, skb, skb_dev);
+    let Some(netns) = in_scope(&mut reader, device) else {
         if let Some(track) = follow::find(skb) {
             left(skb, track.journey, device);
         }
@@ -48,12 +50,13 @@ fn receive(skb: u64) -> Option<()> {
     };
     let known = follow::find(skb);
     // The network header is set right after this tracepoint: here the packet starts at `data`.
-    let protocol: u16 = member!(skb, skb_protocol)?;
+    let protocol: u16 = member!(reader, skb, skb_protocol);
     if protocol != IP && protocol != IP6 {
         return None;
     }
     let mut headers = Headers::EMPTY;
-    if !headers::parse(member!(skb, skb_data)?, &mut headers) {
+    let data: u64 = member!(reader, skb, skb_data);
+    if !headers::parse(data, &mut headers) {
         return None;
     }
     let mut place = Place { device_in: device, ..Place::new(Kind::DeviceIn, netns) };
@@ -79,7 +82,7 @@ fn receive(skb: u64) -> Option<()> {
 /// The packet turned up in a namespace that is not traced.
 #[inline(never)]
 fn left(skb: u64, journey: u64, device: u64) {
-    let netns = netns_of_device(device).1;
+    let netns = netns_of_device(&mut Reader::new(), device).1;
     record::<Sight>(|sight| {
         sight.head = head(Kind::Left, journey);
         sight.skb = skb;
@@ -94,11 +97,11 @@ pub fn device_out(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if let Some(track) = follow::find(skb) {
         let device = ctx.arg::<*const u8>(1) as u64;
+        let mut reader = Reader::new();
         let mut headers = Headers::EMPTY;
-        if let Some(address) = network_header(skb) {
-            headers::parse(address, &mut headers);
-        }
-        let place = Place { device_out: device, ..Place::new(Kind::DeviceOut, netns_of_device(device).1) };
+        headers::parse(network_header(&mut reader, skb), &mut headers);
+        let netns = netns_of_device(&mut reader, device).1;
+        let place = Place { device_out: device, ..Place::new(Kind::DeviceOut, netns) };
         sight(skb, track, &headers, &place);
     }
     0

@@ -8,7 +8,7 @@ use crate::{
     emit::{Place, netns_of_device, sight},
     follow,
     headers::{self, Headers, network_header},
-    read::member,
+    read::{Reader, member},
 };
 
 /// `TRACE_EVENT(kfree_skb, TP_PROTO(struct sk_buff *skb, void *location, enum skb_drop_reason reason, ...))`,
@@ -36,12 +36,12 @@ pub fn packet_consume(ctx: RawTracePointContext) -> i32 {
 fn freed(kind: Kind, skb: u64, location: u64, reason: u32) -> i32 {
     let Some(track) = follow::find(skb) else { return 0 };
     counters::close(track.journey, 1);
-    let device: u64 = member!(skb, skb_dev).unwrap_or(0);
+    let mut reader = Reader::new();
+    let device: u64 = member!(reader, skb, skb_dev);
     let mut headers = Headers::EMPTY;
-    if let Some(address) = network_header(skb) {
-        headers::parse(address, &mut headers);
-    }
-    let place = Place { location, reason, ..Place::new(kind, netns_of_device(device).1) };
+    headers::parse(network_header(&mut reader, skb), &mut headers);
+    let netns = if device == 0 { 0 } else { netns_of_device(&mut reader, device).1 };
+    let place = Place { location, reason, ..Place::new(kind, netns) };
     sight(skb, track, &headers, &place);
     follow::stop(skb);
     0

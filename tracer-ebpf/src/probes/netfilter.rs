@@ -17,7 +17,7 @@ use crate::{
     follow,
     headers::{self, Headers, network_header},
     maps::PASSES,
-    read::{member, trusted},
+    read::{Reader, member, trusted},
     wanted,
 };
 
@@ -48,7 +48,7 @@ macro_rules! patched {
 pub extern "C" fn netfilter_probe(ctx: *const Context) -> i32 {
     // SAFETY: the verifier knows the context.
     let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
-    let hook = trusted!(state, state_hook, u8).unwrap_or(0);
+    let hook = trusted!(state, state_hook, u8);
     let passes_index = patched!(patch::PLACE) * 8 + (hook & 7) as u32;
     if let Some(passes) = PASSES.get_ptr_mut(passes_index) {
         // SAFETY: a valid per-CPU map value.
@@ -60,7 +60,7 @@ pub extern "C" fn netfilter_probe(ctx: *const Context) -> i32 {
         if role == role::FOLLOW {
             return ACCEPT;
         }
-        let nfct = trusted!(skb, skb_nfct, u64).unwrap_or(0);
+        let nfct = trusted!(skb, skb_nfct, u64);
         if role & role::GATE == 0 && nfct == 0 {
             return ACCEPT;
         }
@@ -80,7 +80,7 @@ fn may_match(nfct: u64) -> bool {
     if entry.address == 0 {
         return false;
     }
-    if entry.info == conntrack::INFO_NEW && conntrack::status(entry.address) & conntrack::CONFIRMED == 0 {
+    if entry.info == conntrack::INFO_NEW && conntrack::status(&mut Reader::new(), entry.address) & conntrack::CONFIRMED == 0 {
         return wanted::tentative();
     }
     !wanted::is_refused(entry.address)
@@ -89,21 +89,22 @@ fn may_match(nfct: u64) -> bool {
 /// What follows for a packet that is followed, or may come to be.
 #[inline(never)]
 fn judge(state: u64, skb: u64, priority: i32, role_and_index: u32) -> i32 {
+    let (state, skb) = (plain(state), plain(skb));
     let (role, passes_index) = (role_and_index >> 16, role_and_index & 0xffff);
     let mut headers = Headers::EMPTY;
-    let Some(address) = network_header(skb) else { return 0 };
-    if !headers::parse(address, &mut headers) {
+    let mut reader = Reader::new();
+    if !headers::parse(network_header(&mut reader, skb), &mut headers) {
         return 0;
     }
-    let hook: u8 = member!(state, state_hook).unwrap_or(0);
-    let net: u64 = member!(state, state_net).unwrap_or(0);
+    let hook: u8 = member!(reader, state, state_hook);
+    let net: u64 = member!(reader, state, state_net);
     let mut place = Place {
         hook,
-        pf: member!(state, state_pf).unwrap_or(0),
+        pf: member!(reader, state, state_pf),
         priority,
-        device_in: member!(state, state_in).unwrap_or(0),
-        device_out: member!(state, state_out).unwrap_or(0),
-        ..Place::new(Kind::Netfilter, member!(net, net_inum).unwrap_or(0))
+        device_in: member!(reader, state, state_in),
+        device_out: member!(reader, state, state_out),
+        ..Place::new(Kind::Netfilter, member!(reader, net, net_inum))
     };
     let mut known = follow::find(skb);
     // A packet at the start of OUTPUT is new, whoever used this sk_buff before.
@@ -134,6 +135,12 @@ fn judge(state: u64, skb: u64, priority: i32, role_and_index: u32) -> i32 {
     0
 }
 
+/// A pointer that the verifier knows, as a plain number, which a global function takes.
+#[inline(always)]
+fn plain(pointer: u64) -> u64 {
+    Reader::new().read((&raw const pointer) as u64)
+}
+
 /// Flags of a journey that begins at a netfilter probe, or `None`.
 #[inline(always)]
 fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
@@ -145,12 +152,13 @@ fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
     if role & role::LATE == 0 {
         return None;
     }
-    let entry = conntrack::of(skb);
+    let mut reader = Reader::new();
+    let entry = conntrack::of(&mut reader, skb);
     if entry.address == 0 {
         return None;
     }
     let late = if role & role::GATE != 0 { 0 } else { SIGHT_LATE };
-    if conntrack::status(entry.address) & conntrack::CONFIRMED == 0 {
+    if conntrack::status(&mut reader, entry.address) & conntrack::CONFIRMED == 0 {
         return if wanted::tentative() { Some(SIGHT_TENTATIVE | late) } else { None };
     }
     let mut original = NO_TUPLE;

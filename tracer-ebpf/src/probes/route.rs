@@ -7,9 +7,9 @@ use tracer_common::{
 };
 
 use crate::{
-    emit::{device, head, record, word},
+    emit::{device, head, record},
     follow,
-    read::{member, offset},
+    read::{Reader, member, offset},
 };
 
 const AF_INET: u8 = 2;
@@ -33,7 +33,8 @@ pub fn route_lookup(ctx: RawTracePointContext) -> i32 {
 #[inline(never)]
 fn lookup4(table: u32, flow: u64, next_hop: u64, error: i32) -> i32 {
     let Some(hand) = follow::in_hand() else { return 0 };
-    let destination: u32 = member!(flow, fl4_daddr).unwrap_or(0);
+    let mut reader = Reader::new();
+    let destination: u32 = member!(reader, flow, fl4_daddr);
     // The reverse-path check looks up the packet's source.
     if hand.tuple.family != IPV4 || hand.tuple.destination[3] != destination {
         return 0;
@@ -41,27 +42,27 @@ fn lookup4(table: u32, flow: u64, next_hop: u64, error: i32) -> i32 {
     let journey = hand.journey;
     record::<Route>(|route| {
         route.head = head(Kind::Route, journey);
-        route.source[3] = member!(flow, fl4_saddr).unwrap_or(0);
+        route.source[3] = member!(reader, flow, fl4_saddr);
         route.destination[3] = destination;
         route.table = table;
         route.error = error;
-        route.mark = member!(flow, fl4_mark).unwrap_or(0);
+        route.mark = member!(reader, flow, fl4_mark);
         route.family = IPV4;
         if error == 0 && next_hop != 0 {
-            next_hop_of(next_hop, route);
+            next_hop_of(&mut reader, next_hop, route);
         }
     });
     0
 }
 
 #[inline(always)]
-fn next_hop_of(next_hop: u64, route: &mut Route) {
-    let device_address: u64 = member!(next_hop, nhc_dev).unwrap_or(0);
-    device(device_address, &mut route.ifindex, &mut route.name);
-    route.gateway_family = member!(next_hop, nhc_gw_family).unwrap_or(0);
+fn next_hop_of(reader: &mut Reader, next_hop: u64, route: &mut Route) {
+    let device_address: u64 = member!(reader, next_hop, nhc_dev);
+    device(reader, device_address, &mut route.ifindex, &mut route.name);
+    route.gateway_family = member!(reader, next_hop, nhc_gw_family);
     match route.gateway_family {
-        AF_INET => route.gateway[3] = member!(next_hop, nhc_gw).unwrap_or(0),
-        AF_INET6 => route.gateway = member!(next_hop, nhc_gw).unwrap_or([0; 4]),
+        AF_INET => route.gateway[3] = member!(reader, next_hop, nhc_gw),
+        AF_INET6 => route.gateway = member!(reader, next_hop, nhc_gw),
         _ => {}
     }
 }
@@ -79,7 +80,8 @@ pub fn route_lookup6(ctx: RawTracePointContext) -> i32 {
 #[inline(never)]
 fn lookup6(result: u64, table: u64, flow: u64) -> i32 {
     let Some(hand) = follow::in_hand() else { return 0 };
-    let destination: [u32; 4] = member!(flow, fl6_daddr).unwrap_or([0; 4]);
+    let mut reader = Reader::new();
+    let destination: [u32; 4] = member!(reader, flow, fl6_daddr);
     let same = hand.tuple.destination;
     if hand.tuple.family != IPV6
         || (same[0] ^ destination[0]) | (same[1] ^ destination[1]) | (same[2] ^ destination[2]) | (same[3] ^ destination[3])
@@ -90,15 +92,16 @@ fn lookup6(result: u64, table: u64, flow: u64) -> i32 {
     let journey = hand.journey;
     record::<Route>(|route| {
         route.head = head(Kind::Route, journey);
-        route.source = member!(flow, fl6_saddr).unwrap_or([0; 4]);
+        route.source = member!(reader, flow, fl6_saddr);
         route.destination = destination;
-        route.table = member!(table, tb6_id).unwrap_or(0);
-        route.mark = member!(flow, fl6_mark).unwrap_or(0);
+        route.table = member!(reader, table, tb6_id);
+        route.mark = member!(reader, flow, fl6_mark);
         route.family = IPV6;
-        route.route_type = member!(result, fib6_result_type).unwrap_or(0u32) as u8;
-        let next_hop = offset!(fib6_result_nh).map_or(0, |offset| word(result + offset));
+        let kind: u32 = member!(reader, result, fib6_result_type);
+        route.route_type = kind as u8;
+        let next_hop: u64 = member!(reader, result, fib6_result_nh);
         if next_hop != 0 && let Some(offset) = offset!(fib6_nh_common) {
-            next_hop_of(next_hop + offset, route);
+            next_hop_of(&mut reader, next_hop + offset, route);
         }
     });
     0

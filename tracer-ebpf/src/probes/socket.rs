@@ -9,7 +9,7 @@ use tracer_common::{
 use crate::{
     emit::{head, record},
     follow,
-    read::member,
+    read::{Reader, member},
 };
 
 const AF_INET: u16 = 2;
@@ -18,22 +18,21 @@ const AF_INET6: u16 = 10;
 #[inline(never)]
 fn took(journey: u64, sock: u64) -> i32 {
     record::<SocketEvent>(|event| {
+        let mut reader = Reader::new();
         event.head = head(Kind::Socket, journey);
         event.sock = sock;
-        event.tuple.source_port = member!(sock, sock_num).unwrap_or(0);
-        event.tuple.destination_port = u16::from_be(member!(sock, sock_dport).unwrap_or(0));
-        match member!(sock, sock_family).unwrap_or(0) {
-            AF_INET => {
-                event.tuple.family = IPV4;
-                event.tuple.source[3] = member!(sock, sock_rcv_saddr).unwrap_or(0);
-                event.tuple.destination[3] = member!(sock, sock_daddr).unwrap_or(0);
-            }
-            AF_INET6 => {
-                event.tuple.family = IPV6;
-                event.tuple.source = member!(sock, sock_v6_rcv_saddr).unwrap_or([0; 4]);
-                event.tuple.destination = member!(sock, sock_v6_daddr).unwrap_or([0; 4]);
-            }
-            _ => {}
+        event.tuple.source_port = member!(reader, sock, sock_num);
+        let peer: u16 = member!(reader, sock, sock_dport);
+        event.tuple.destination_port = u16::from_be(peer);
+        let family: u16 = member!(reader, sock, sock_family);
+        if family == AF_INET {
+            event.tuple.family = IPV4;
+            event.tuple.source[3] = member!(reader, sock, sock_rcv_saddr);
+            event.tuple.destination[3] = member!(reader, sock, sock_daddr);
+        } else if family == AF_INET6 {
+            event.tuple.family = IPV6;
+            event.tuple.source = member!(reader, sock, sock_v6_rcv_saddr);
+            event.tuple.destination = member!(reader, sock, sock_v6_daddr);
         }
     });
     0
@@ -43,7 +42,7 @@ fn took(journey: u64, sock: u64) -> i32 {
 fn in_hand_took(sock: u64) {
     if let Some(hand) = follow::in_hand() {
         // Only the socket whose port the packet names; other sockets wake up on this CPU as well.
-        let port: u16 = member!(sock, sock_num).unwrap_or(0);
+        let port: u16 = member!(Reader::new(), sock, sock_num);
         if port != 0 && port == hand.tuple.destination_port {
             took(hand.journey, sock);
         }
