@@ -7,8 +7,8 @@ use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_kernel};
 use tracer_common::{
     counters::Counter,
     records::{
-        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit, Kind,
-        MAX_HITS, RuleHits,
+        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit, Kind, MAX_HITS,
+        RuleHits,
     },
     settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
 };
@@ -87,7 +87,9 @@ fn is_current(table: &Table) -> bool {
         return true;
     }
     // SAFETY: the helper checks the address.
-    let Ok(value) = (unsafe { bpf_probe_read_kernel(table.check_address as *const u64) }) else { return false };
+    let Ok(value) = (unsafe { bpf_probe_read_kernel(table.check_address as *const u64) }) else {
+        return false;
+    };
     let mask = match table.check_length {
         1 => 0xff,
         4 => 0xffff_ffff,

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_common::{
     counters::Counter,
     records::{ConntrackTuples, Head, Kind, REASON_UNKNOWN, SIGHT_UNREADABLE, Sight},
-    tuple::{IPV4, Tuple},
+    tuple::IPV4,
 };
 
 use crate::{
@@ -81,26 +81,44 @@ pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) {
 /// Sends what is seen of a followed packet here, and its conntrack tuples where they are news.
 #[inline(always)]
 pub(crate) fn sight(skb: u64, track: &mut Track, headers: &Headers, place: &Place) {
+    conntrack_news(skb, track, place.netns);
     emit_sight(skb, track, headers, place);
+}
+
+/// Sends the tuples of the packet's conntrack entry when they are new. A global function: the verifier looks at
+/// it once, whoever calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_news(skb: u64, track: *mut Track, netns: u32) -> u32 {
+    // SAFETY: null or a live structure, which the verifier checks for each caller.
+    let Some(track) = (unsafe { track.as_mut() }) else { return 0 };
+    let mut reader = Reader::new();
+    let entry = conntrack::of(&mut reader, skb);
+    if entry.address == 0 {
+        return 0;
+    }
+    let status = conntrack::status(&mut reader, entry.address);
+    if entry.address != track.conntrack || status != track.conntrack_status {
+        track.conntrack = entry.address;
+        track.conntrack_status = status;
+        conntrack_tuples(track.journey, entry.address, netns);
+    }
+    0
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, place: *const Place) -> u32 {
+extern "C" fn emit_sight(skb: u64, track: *const Track, headers: *const Headers, place: *const Place) -> u32 {
     // SAFETY: null or live structures, which the verifier checks for each caller.
-    let (Some(track), Some(headers), Some(place)) = (unsafe { (track.as_mut(), headers.as_ref(), place.as_ref()) })
+    let (Some(track), Some(headers), Some(place)) =
+        (unsafe { (track.as_ref(), headers.as_ref(), place.as_ref()) })
     else {
         return 0;
     };
     let mut reader = Reader::new();
     let entry = conntrack::of(&mut reader, skb);
     let status = if entry.address == 0 { 0 } else { conntrack::status(&mut reader, entry.address) };
-    if entry.address != 0 && (entry.address != track.conntrack || status != track.conntrack_status) {
-        track.conntrack = entry.address;
-        track.conntrack_status = status;
-        conntrack_tuples(track.journey, entry.address, place.netns);
-    }
     let (journey, flags) = (track.journey, track.flags);
     record::<Sight>(|sight| {
         sight.head = head(place.kind, journey);
@@ -138,20 +156,15 @@ extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, p
 /// replies are recognised at first sight.
 #[inline(never)]
 fn conntrack_tuples(journey: u64, address: u64, netns: u32) {
-    let mut original = Headers::EMPTY.tuple;
-    let mut reply = Headers::EMPTY.tuple;
-    if !conntrack::tuple(address, 0, &mut original) || !conntrack::tuple(address, 1, &mut reply) {
-        return;
-    }
-    if wanted::filter(&original) || wanted::filter(&reply.inverse()) {
-        wanted::remember_flow(&original, netns);
-        wanted::remember_flow(&reply, netns);
-    }
     record::<ConntrackTuples>(|record| {
         record.head = head(Kind::Conntrack, journey);
         record.conntrack = address;
-        record.original = original;
-        record.reply = reply;
+        let complete = conntrack::tuple(address, 0, &mut record.original)
+            && conntrack::tuple(address, 1, &mut record.reply);
+        if complete && (wanted::filter(&record.original) || wanted::filter_inverse(&record.reply)) {
+            wanted::remember_flow(&record.original, netns);
+            wanted::remember_flow(&record.reply, netns);
+        }
     });
 }
 
@@ -227,6 +240,3 @@ pub(crate) fn netns_of_device(reader: &mut Reader, device: u64) -> (u64, u32) {
     let net: u64 = member!(reader, device, dev_net);
     (net, member!(reader, net, net_inum))
 }
-
-/// A tuple of nothing.
-pub(crate) const NO_TUPLE: Tuple = Headers::EMPTY.tuple;

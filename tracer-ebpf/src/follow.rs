@@ -39,8 +39,13 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
     };
     // SAFETY: no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u64;
-    let track =
-        Track { journey: number << 12 | (cpu & 0xfff), identity: headers.identity, conntrack: 0, conntrack_status: 0, flags };
+    let track = Track {
+        journey: number << 12 | (cpu & 0xfff),
+        identity: headers.identity,
+        conntrack: 0,
+        conntrack_status: 0,
+        flags,
+    };
     if TRACKED.insert(skb, track, 0).is_err() {
         count(Counter::TrackedFull);
         return None;

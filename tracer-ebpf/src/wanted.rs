@@ -8,6 +8,7 @@ use tracer_common::{
 };
 
 use crate::{
+    conntrack,
     headers::Headers,
     maps::{FLOW_BUCKET_COUNT, FLOW_BUCKETS, FLOWS, FlowKey, REFUSED, REFUSED_COUNT, SETTINGS, count},
 };
@@ -32,20 +33,39 @@ extern "C" fn filter_matches(tuple: *const Tuple) -> u32 {
     u32::from(unsafe { (*(&raw const SETTINGS)).filter.matches(tuple) })
 }
 
-/// Whether and why a packet at first sight is followed: its `SIGHT_*` flags, or `None`.
-#[inline(always)]
-pub(crate) fn at_first_sight(headers: &Headers, netns: u32) -> Option<u32> {
+/// Not a packet that is asked for ([`at_first_sight`]).
+pub(crate) const NO: u32 = u32::MAX;
+
+/// Whether and why a packet at first sight is followed: its `SIGHT_*` flags, or [`NO`].
+#[inline(never)]
+pub(crate) fn at_first_sight(headers: &Headers, netns: u32) -> u32 {
     if filter(&headers.tuple) {
-        return Some(0);
+        return 0;
     }
-    if headers.quoted.is_some() && (filter(&headers.quoted) || filter(&headers.quoted.inverse())) {
-        return Some(SIGHT_BY_QUOTE);
+    if headers.quoted.is_some() && (filter(&headers.quoted) || filter_inverse(&headers.quoted)) {
+        return SIGHT_BY_QUOTE;
     }
     if known_flow(&headers.tuple, netns) {
-        return Some(SIGHT_BY_FLOW);
+        return SIGHT_BY_FLOW;
     }
     let opens = headers.tuple.protocol == TCP && headers.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-    if opens && tentative() { Some(SIGHT_TENTATIVE) } else { None }
+    if opens && tentative() { SIGHT_TENTATIVE } else { NO }
+}
+
+/// Whether the filter takes a packet that goes the other way.
+#[inline(never)]
+pub(crate) fn filter_inverse(tuple: &Tuple) -> bool {
+    filter(&tuple.inverse())
+}
+
+/// Whether a conntrack entry's connection matches, before or after translation.
+#[inline(never)]
+pub(crate) fn connection(entry: u64) -> bool {
+    let mut tuple = Headers::EMPTY.tuple;
+    if conntrack::tuple(entry, 0, &mut tuple) && filter(&tuple) {
+        return true;
+    }
+    conntrack::tuple(entry, 1, &mut tuple) && filter_inverse(&tuple)
 }
 
 /// Whether first packets are followed before it is known that they match.

@@ -68,10 +68,11 @@ fn receive(skb: u64) -> Option<()> {
         }
         follow::stop(skb);
     }
-    let Some(flags) = wanted::at_first_sight(&headers, netns) else {
+    let flags = wanted::at_first_sight(&headers, netns);
+    if flags == wanted::NO {
         follow::empty_hand();
         return None;
-    };
+    }
     let track = follow::start(skb, &headers, flags)?;
     place.flags = SIGHT_FIRST;
     follow::take_in_hand(skb, track.journey, &headers.tuple);

@@ -13,7 +13,7 @@ use tracer_common::{
 
 use crate::{
     conntrack, counters,
-    emit::{NO_TUPLE, Place, sight},
+    emit::{Place, sight},
     follow,
     headers::{self, Headers, network_header},
     maps::PASSES,
@@ -80,7 +80,9 @@ fn may_match(nfct: u64) -> bool {
     if entry.address == 0 {
         return false;
     }
-    if entry.info == conntrack::INFO_NEW && conntrack::status(&mut Reader::new(), entry.address) & conntrack::CONFIRMED == 0 {
+    if entry.info == conntrack::INFO_NEW
+        && conntrack::status(&mut Reader::new(), entry.address) & conntrack::CONFIRMED == 0
+    {
         return wanted::tentative();
     }
     !wanted::is_refused(entry.address)
@@ -144,10 +146,11 @@ fn plain(pointer: u64) -> u64 {
 /// Flags of a journey that begins at a netfilter probe, or `None`.
 #[inline(always)]
 fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
-    if role & role::GATE != 0
-        && let Some(flags) = wanted::at_first_sight(headers, netns)
-    {
-        return Some(flags);
+    if role & role::GATE != 0 {
+        let flags = wanted::at_first_sight(headers, netns);
+        if flags != wanted::NO {
+            return Some(flags);
+        }
     }
     if role & role::LATE == 0 {
         return None;
@@ -161,12 +164,7 @@ fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
     if conntrack::status(&mut reader, entry.address) & conntrack::CONFIRMED == 0 {
         return if wanted::tentative() { Some(SIGHT_TENTATIVE | late) } else { None };
     }
-    let mut original = NO_TUPLE;
-    let mut reply = NO_TUPLE;
-    if conntrack::tuple(entry.address, 0, &mut original)
-        && conntrack::tuple(entry.address, 1, &mut reply)
-        && (wanted::filter(&original) || wanted::filter(&reply.inverse()))
-    {
+    if wanted::connection(entry.address) {
         return Some(SIGHT_BY_FLOW | late);
     }
     wanted::refuse(entry.address);

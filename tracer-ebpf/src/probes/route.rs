@@ -72,7 +72,11 @@ fn next_hop_of(reader: &mut Reader, next_hop: u64, route: &mut Route) {
 #[raw_tracepoint(tracepoint = "fib6_table_lookup")]
 pub fn route_lookup6(ctx: RawTracePointContext) -> i32 {
     if follow::in_hand().is_some() {
-        lookup6(ctx.arg::<*const u8>(1) as u64, ctx.arg::<*const u8>(2) as u64, ctx.arg::<*const u8>(3) as u64);
+        lookup6(
+            ctx.arg::<*const u8>(1) as u64,
+            ctx.arg::<*const u8>(2) as u64,
+            ctx.arg::<*const u8>(3) as u64,
+        );
     }
     0
 }
@@ -84,7 +88,10 @@ fn lookup6(result: u64, table: u64, flow: u64) -> i32 {
     let destination: [u32; 4] = member!(reader, flow, fl6_daddr);
     let same = hand.tuple.destination;
     if hand.tuple.family != IPV6
-        || (same[0] ^ destination[0]) | (same[1] ^ destination[1]) | (same[2] ^ destination[2]) | (same[3] ^ destination[3])
+        || (same[0] ^ destination[0])
+            | (same[1] ^ destination[1])
+            | (same[2] ^ destination[2])
+            | (same[3] ^ destination[3])
             != 0
     {
         return 0;
@@ -100,7 +107,9 @@ fn lookup6(result: u64, table: u64, flow: u64) -> i32 {
         let kind: u32 = member!(reader, result, fib6_result_type);
         route.route_type = kind as u8;
         let next_hop: u64 = member!(reader, result, fib6_result_nh);
-        if next_hop != 0 && let Some(offset) = offset!(fib6_nh_common) {
+        if next_hop != 0
+            && let Some(offset) = offset!(fib6_nh_common)
+        {
             next_hop_of(&mut reader, next_hop + offset, route);
         }
     });

@@ -18,7 +18,6 @@ use tracer_common::settings::{MAX_PLACES, patch};
 const PROG_TYPE_NETFILTER: u32 = 32;
 const ATTACH_NETFILTER: u32 = 45;
 const PROGRAM: &str = "netfilter_probe";
-pub static DBG: std::sync::OnceLock<(String, u32)> = std::sync::OnceLock::new();
 const LICENSE: &[u8] = b"Dual MIT/GPL\0";
 /// Opcode of `dst = imm` (BPF_ALU64 | BPF_MOV | BPF_K) and of its 32-bit form.
 const MOVE_IMMEDIATE: [u8; 2] = [0xb7, 0xb4];
@@ -56,7 +55,11 @@ pub struct Programs {
 
 impl Programs {
     /// Takes the program out of `object` and points it at the maps of `maps`.
-    pub fn new<'a>(object: &[u8], maps: impl Iterator<Item = (&'a str, &'a Map)>, verbose: bool) -> Result<Self> {
+    pub fn new<'a>(
+        object: &[u8],
+        maps: impl Iterator<Item = (&'a str, &'a Map)>,
+        verbose: bool,
+    ) -> Result<Self> {
         let mut parsed = aya_obj::Object::parse(object).context("kernel object: not readable")?;
         let types = match aya::features().btf() {
             Some(features) => parsed
@@ -74,12 +77,15 @@ impl Programs {
             descriptors.push((name.to_owned(), map_descriptor(map)?.as_raw_fd(), definition));
         }
         parsed
-            .relocate_maps(descriptors.iter().map(|(name, fd, map)| (name.as_str(), *fd, map)), &text_sections)
+            .relocate_maps(
+                descriptors.iter().map(|(name, fd, map)| (name.as_str(), *fd, map)),
+                &text_sections,
+            )
             .map_err(|e| anyhow!("kernel object: maps: {e}"))?;
         parsed.relocate_calls(&text_sections).map_err(|e| anyhow!("kernel object: calls: {e}"))?;
         let key = parsed
             .programs
-            .get(DBG.get().map(|d| d.0.as_str()).unwrap_or(PROGRAM))
+            .get(PROGRAM)
             .with_context(|| format!("kernel object: no program {PROGRAM}"))?
             .function_key();
         let function = parsed.functions.get(&key).context("kernel object: program without code")?;
@@ -113,7 +119,9 @@ impl Programs {
     fn load(&self, priority: i32, role: u32) -> Result<OwnedFd> {
         let number = u32::try_from(self.loaded.len())?;
         if number >= MAX_PLACES {
-            bail!("more than {MAX_PLACES} different probe priorities: the ruleset has more base chains than pathtrace can stand between");
+            bail!(
+                "more than {MAX_PLACES} different probe priorities: the ruleset has more base chains than pathtrace can stand between"
+            );
         }
         let mut text = self.text.clone();
         set(&mut text, patch::PRIORITY, priority)?;
@@ -133,15 +141,13 @@ impl Programs {
         }
     }
 
-    pub fn dbg(&self, ty: u32) { let mut log = vec![0u8; 64<<20]; let t=std::time::Instant::now(); let r = self.submit2(&self.text, &mut log, ty); println!("{r:?} {:?} insns {}", t.elapsed(), self.text.len()); let s=String::from_utf8_lossy(&log); let s=s.trim_end_matches('\0'); let l: Vec<&str>=s.lines().collect(); for x in l.iter().rev().take(40).rev() { println!("{x}") } std::fs::write("/tmp/vlog", s.as_bytes()).unwrap(); }
-    fn submit(&self, text: &[bpf_insn], log: &mut [u8]) -> io::Result<OwnedFd> { self.submit2(text, log, PROG_TYPE_NETFILTER) }
-    fn submit2(&self, text: &[bpf_insn], log: &mut [u8], ty: u32) -> io::Result<OwnedFd> {
+    fn submit(&self, text: &[bpf_insn], log: &mut [u8]) -> io::Result<OwnedFd> {
         // SAFETY: bpf_attr is plain data, and zero is valid for each member.
         let mut attr = unsafe { std::mem::zeroed::<bpf_attr>() };
         // SAFETY: the member of BPF_PROG_LOAD.
         let load = unsafe { &mut attr.__bindgen_anon_3 };
-        load.prog_type = ty;
-        if ty == PROG_TYPE_NETFILTER { load.expected_attach_type = ATTACH_NETFILTER; }
+        load.prog_type = PROG_TYPE_NETFILTER;
+        load.expected_attach_type = ATTACH_NETFILTER;
         load.insns = text.as_ptr() as u64;
         load.insn_cnt = text.len() as u32;
         load.license = LICENSE.as_ptr() as u64;
@@ -155,7 +161,7 @@ impl Programs {
             load.func_info_rec_size = self.function_info_size;
         }
         if !log.is_empty() {
-            load.log_level = std::env::var("LL").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
+            load.log_level = 1;
             load.log_buf = log.as_mut_ptr() as u64;
             load.log_size = log.len() as u32;
         }
@@ -214,7 +220,9 @@ fn link(program: BorrowedFd<'_>, place: Place) -> io::Result<OwnedFd> {
 /// The bpf system call for commands that return a descriptor.
 fn bpf<T>(command: bpf_cmd, attr: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: attr is a live structure of the given size, as the command expects.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<T>()) };
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<T>())
+    };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

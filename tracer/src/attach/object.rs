@@ -10,7 +10,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// Creates the maps and parses the programs; loads none yet.
 pub fn create(settings: &Settings) -> Result<Ebpf> {
     EbpfLoader::new()
-        .verifier_log_level(if std::env::var_os("VL").is_some() { VerifierLogLevel::STATS | VerifierLogLevel::VERBOSE } else { VerifierLogLevel::DISABLE })
+        .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("SETTINGS", settings, true)
         .load(OBJECT)
         .context("kernel object: its maps could not be created (BPF_MAP_CREATE); is this root?")
