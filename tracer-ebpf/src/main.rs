@@ -2,6 +2,8 @@
 #![no_std]
 #![no_main]
 
+mod probes;
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}

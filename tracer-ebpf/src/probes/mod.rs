@@ -1,1 +1,3 @@
 //! The programs, by what they look at.
+
+pub(crate) mod peek;
