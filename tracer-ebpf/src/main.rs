@@ -17,6 +17,8 @@ mod probes;
 mod read;
 mod wanted;
 
+mod probes;
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}

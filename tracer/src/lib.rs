@@ -2,5 +2,6 @@
 //! Read ARCHITECTURE.md first.
 
 pub mod attach;
+pub mod kernel;
 pub mod model;
 pub mod rules;

@@ -1,4 +1,5 @@
 //! The programs, by what they look at.
+<<<<<<< HEAD
 #![allow(unreachable_pub, reason = "programs are entry points of the object, not of a crate")]
 
 mod device;
@@ -6,3 +7,7 @@ mod free;
 mod netfilter;
 mod route;
 mod socket;
+=======
+
+pub(crate) mod peek;
+>>>>>>> facts
