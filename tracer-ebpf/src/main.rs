@@ -17,8 +17,6 @@ mod probes;
 mod read;
 mod wanted;
 
-mod probes;
-
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}

@@ -33,7 +33,7 @@ fn in_scope(reader: &mut Reader, device: u64) -> Option<u32> {
 
 /// `TRACE_EVENT(netif_receive_skb, TP_PROTO(struct sk_buff *skb))`, include/trace/events/net.h.
 #[raw_tracepoint(tracepoint = "netif_receive_skb")]
-pub fn device_in(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn device_in(ctx: RawTracePointContext) -> i32 {
     receive(ctx.arg::<*const u8>(0) as u64);
     0
 }
@@ -94,7 +94,7 @@ fn left(skb: u64, journey: u64, device: u64) {
 
 /// `TRACE_EVENT(net_dev_start_xmit, TP_PROTO(const struct sk_buff *skb, const struct net_device *dev))`.
 #[raw_tracepoint(tracepoint = "net_dev_start_xmit")]
-pub fn device_out(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if let Some(track) = follow::find(skb) {
         let device = ctx.arg::<*const u8>(1) as u64;

@@ -14,7 +14,7 @@ use crate::{
 /// `TRACE_EVENT(kfree_skb, TP_PROTO(struct sk_buff *skb, void *location, enum skb_drop_reason reason, ...))`,
 /// include/trace/events/skb.h; the reason is there from 5.17.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
-pub fn packet_drop(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn packet_drop(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if follow::find(skb).is_some() {
         freed(Kind::Drop, skb, ctx.arg::<*const u8>(1) as u64, ctx.arg::<u64>(2) as u32);
@@ -24,7 +24,7 @@ pub fn packet_drop(ctx: RawTracePointContext) -> i32 {
 
 /// `TRACE_EVENT(consume_skb, TP_PROTO(struct sk_buff *skb, void *location))`; the location is there from 6.0.
 #[raw_tracepoint(tracepoint = "consume_skb")]
-pub fn packet_consume(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn packet_consume(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if follow::find(skb).is_some() {
         freed(Kind::Consume, skb, ctx.arg::<*const u8>(1) as u64, 0);

@@ -23,7 +23,7 @@ use crate::{
 
 /// `struct bpf_nf_ctx`, include/net/netfilter/nf_bpf_link.h.
 #[repr(C)]
-pub struct Context {
+pub(crate) struct Context {
     state: *const c_void,
     skb: *const c_void,
 }
@@ -45,7 +45,7 @@ macro_rules! patched {
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "socket")]
-pub extern "C" fn netfilter_probe(ctx: *const Context) -> i32 {
+pub(crate) extern "C" fn netfilter_probe(ctx: *const Context) -> i32 {
     // SAFETY: the verifier knows the context.
     let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
     let hook = trusted!(state, state_hook, u8);

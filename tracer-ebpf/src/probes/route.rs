@@ -18,7 +18,7 @@ const AF_INET6: u8 = 10;
 /// `TRACE_EVENT(fib_table_lookup, TP_PROTO(u32 tb_id, const struct flowi4 *flp, const struct fib_nh_common *nhc,
 /// int err))`, include/trace/events/fib.h.
 #[raw_tracepoint(tracepoint = "fib_table_lookup")]
-pub fn route_lookup(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn route_lookup(ctx: RawTracePointContext) -> i32 {
     if follow::in_hand().is_some() {
         lookup4(
             ctx.arg::<u64>(0) as u32,
@@ -70,7 +70,7 @@ fn next_hop_of(reader: &mut Reader, next_hop: u64, route: &mut Route) {
 /// `TRACE_EVENT(fib6_table_lookup, TP_PROTO(const struct net *net, const struct fib6_result *res,
 /// struct fib6_table *table, const struct flowi6 *flp))`, include/trace/events/fib6.h.
 #[raw_tracepoint(tracepoint = "fib6_table_lookup")]
-pub fn route_lookup6(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn route_lookup6(ctx: RawTracePointContext) -> i32 {
     if follow::in_hand().is_some() {
         lookup6(
             ctx.arg::<*const u8>(1) as u64,

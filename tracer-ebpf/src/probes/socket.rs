@@ -51,21 +51,21 @@ fn in_hand_took(sock: u64) {
 
 /// `TRACE_EVENT(sk_data_ready, TP_PROTO(const struct sock *sk))`, include/trace/events/sock.h (6.3).
 #[raw_tracepoint(tracepoint = "sk_data_ready")]
-pub fn socket_data(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn socket_data(ctx: RawTracePointContext) -> i32 {
     in_hand_took(ctx.arg::<*const u8>(0) as u64);
     0
 }
 
 /// `TRACE_EVENT(inet_sock_set_state, TP_PROTO(const struct sock *sk, const int oldstate, const int newstate))`.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-pub fn socket_state(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn socket_state(ctx: RawTracePointContext) -> i32 {
     in_hand_took(ctx.arg::<*const u8>(0) as u64);
     0
 }
 
 /// `TRACE_EVENT(tcp_probe, TP_PROTO(struct sock *sk, const struct sk_buff *skb))`, include/trace/events/tcp.h.
 #[raw_tracepoint(tracepoint = "tcp_probe")]
-pub fn socket_segment(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn socket_segment(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(1) as u64;
     if let Some(track) = follow::find(skb) {
         took(track.journey, ctx.arg::<*const u8>(0) as u64);
@@ -75,7 +75,7 @@ pub fn socket_segment(ctx: RawTracePointContext) -> i32 {
 
 /// `TRACE_EVENT(tcp_send_reset, TP_PROTO(const struct sock *sk, const struct sk_buff *skb, ...))`.
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
-pub fn reset_sent(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn reset_sent(ctx: RawTracePointContext) -> i32 {
     answered(ctx.arg::<*const u8>(1) as u64, AnswerKind::TcpReset, 0, 0);
     0
 }
@@ -83,7 +83,7 @@ pub fn reset_sent(ctx: RawTracePointContext) -> i32 {
 /// `TRACE_EVENT(icmp_send, TP_PROTO(const struct sk_buff *skb, int type, int code))`, include/trace/events/icmp.h
 /// (6.11).
 #[raw_tracepoint(tracepoint = "icmp_send")]
-pub fn icmp_sent(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn icmp_sent(ctx: RawTracePointContext) -> i32 {
     answered(
         ctx.arg::<*const u8>(0) as u64,
         AnswerKind::Icmp,
