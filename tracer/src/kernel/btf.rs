@@ -2,7 +2,7 @@
 //! what vmlinux does not have.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -50,13 +50,32 @@ impl BitField {
 pub struct KernelTypes {
     vmlinux: Btf,
     modules: Mutex<Modules>,
-    /// Names looked up before, as (index of the BTF, type ids): the memory-mapped backend searches linearly.
+    /// Names looked up before, in vmlinux and the modules read so far: the memory-mapped backend searches linearly.
     known: Mutex<HashMap<String, Vec<Found>>>,
 }
 
 struct Modules {
-    unread: Vec<PathBuf>,
+    directory: PathBuf,
+    seen: HashSet<PathBuf>,
     read: Vec<Btf>,
+}
+
+impl Modules {
+    /// Reads the next module not seen yet and returns its index; modules may be loaded while this program runs.
+    fn read_next(&mut self, vmlinux: &Btf) -> Option<usize> {
+        loop {
+            let unseen = fs::read_dir(&self.directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+            let next = unseen
+                .filter(|path| !path.ends_with("vmlinux") && !self.seen.contains(path))
+                .min_by_key(|path| LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX))?;
+            self.seen.insert(next.clone());
+            // A module without readable BTF has nothing to say.
+            if let Ok(module) = Btf::from_split_file(next, vmlinux) {
+                self.read.push(module);
+                return Some(self.read.len() - 1);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -76,20 +95,8 @@ impl KernelTypes {
         let vmlinux = Btf::from_file_with_backend(directory.join("vmlinux"), Backend::Mmap).map_err(
             ReadError::bpf("kernel types (/sys/kernel/btf/vmlinux; needs CONFIG_DEBUG_INFO_BTF=y)"),
         )?;
-        let mut unread: Vec<_> = fs::read_dir(directory)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| !path.ends_with("vmlinux"))
-            .collect();
-        unread.sort_by_key(|path| {
-            (LIKELY_MODULES.iter().rev().position(|name| path.ends_with(name)), path.clone())
-        });
-        Ok(Self {
-            vmlinux,
-            modules: Mutex::new(Modules { unread, read: Vec::new() }),
-            known: Mutex::default(),
-        })
+        let modules = Modules { directory: directory.to_owned(), seen: HashSet::new(), read: Vec::new() };
+        Ok(Self { vmlinux, modules: Mutex::new(modules), known: Mutex::default() })
     }
 
     /// Byte offset of a member, `path` dotted, found also inside anonymous structures and unions.
@@ -197,12 +204,8 @@ impl KernelTypes {
                 }
                 tried += 1;
             }
-            // A module without readable BTF has nothing to say.
-            let next = modules.unread.pop()?;
-            if let Ok(module) = Btf::from_split_file(next, &self.vmlinux) {
-                found.extend(ids(&module, Some(modules.read.len()), name));
-                modules.read.push(module);
-            }
+            let index = modules.read_next(&self.vmlinux)?;
+            found.extend(ids(&modules.read[index], Some(index), name));
         }
     }
 }
@@ -278,9 +281,13 @@ macro_rules! kernel_layout {
         }
     };
     (@type bits) => { $crate::kernel::btf::BitField };
+    (@type maybe) => { Option<u32> };
+    (@type maybe_bits) => { Option<$crate::kernel::btf::BitField> };
     (@type $other:ident) => { u32 };
     (@get $types:ident offset $structure:literal, $path:literal) => { $types.require($structure, $path)? };
     (@get $types:ident bits $structure:literal, $path:literal) => { $types.require_bits($structure, $path)? };
+    (@get $types:ident maybe $structure:literal, $path:literal) => { $types.offset_of($structure, $path) };
+    (@get $types:ident maybe_bits $structure:literal, $path:literal) => { $types.bit_field($structure, $path) };
     (@get $types:ident size $structure:literal) => { $types.require_size($structure)? };
 }
 pub(crate) use kernel_layout;

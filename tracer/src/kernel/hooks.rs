@@ -55,9 +55,8 @@ kernel_layout! {
         entry_priv: offset("nf_hook_entry", "priv"),
         ops_size: size("nf_hook_ops"),
         ops_function: offset("nf_hook_ops", "hook"),
-        ops_type: bits("nf_hook_ops", "hook_ops_type"),
+        ops_type: maybe_bits("nf_hook_ops", "hook_ops_type"),
         ops_priority: offset("nf_hook_ops", "priority"),
-        nat_entries: offset("nf_nat_lookup_hook_priv", "entries"),
     }
 }
 
@@ -72,14 +71,15 @@ struct OpsTypes {
 pub struct HookReader<'a> {
     memory: &'a dyn Memory,
     symbols: &'a Symbols,
+    types: &'a KernelTypes,
     layout: HookLayout,
-    types: OpsTypes,
+    ops_types: OpsTypes,
 }
 
 impl<'a> HookReader<'a> {
     /// # Errors
     /// [`ReadError::NoMember`] on a kernel without netfilter, or without a module's BTF.
-    pub fn new(memory: &'a dyn Memory, types: &KernelTypes, symbols: &'a Symbols) -> Result<Self, ReadError> {
+    pub fn new(memory: &'a dyn Memory, types: &'a KernelTypes, symbols: &'a Symbols) -> Result<Self, ReadError> {
         let values = types.enum_values("nf_hook_ops_type").unwrap_or_default();
         let value = |name: &str| {
             values.iter().find(|(known, _)| known == name).and_then(|(_, value)| u64::try_from(*value).ok())
@@ -87,8 +87,9 @@ impl<'a> HookReader<'a> {
         Ok(Self {
             memory,
             symbols,
+            types,
             layout: HookLayout::resolve(types)?,
-            types: OpsTypes { nf_tables: value("NF_HOOK_OP_NF_TABLES"), bpf: value("NF_HOOK_OP_BPF") },
+            ops_types: OpsTypes { nf_tables: value("NF_HOOK_OP_NF_TABLES"), bpf: value("NF_HOOK_OP_BPF") },
         })
     }
 
@@ -150,11 +151,11 @@ impl<'a> HookReader<'a> {
         ops: &Block,
         may_nest: bool,
     ) -> Result<HookFunction, ReadError> {
-        let ops_type = self.layout.ops_type.extract(ops.u64(self.layout.ops_type.unit())?);
+        let ops_type = self.layout.ops_type.map(|bits| Ok(bits.extract(ops.u64(bits.unit())?))).transpose()?;
         let symbol = self.symbols.function(address);
         let is_nft =
-            self.types.nf_tables == Some(ops_type) || symbol.is_some_and(|s| s.starts_with("nft_do_chain"));
-        let kind = if self.types.bpf == Some(ops_type) {
+            (ops_type.is_some() && ops_type == self.ops_types.nf_tables) || symbol.is_some_and(|s| s.starts_with("nft_do_chain"));
+        let kind = if ops_type.is_some() && ops_type == self.ops_types.bpf {
             HookKind::Bpf
         } else if private == 0 {
             HookKind::Other
@@ -173,7 +174,9 @@ impl<'a> HookReader<'a> {
 
     /// `struct nf_nat_lookup_hook_priv` (net/netfilter/nf_nat_core.c).
     fn nat_chains(&self, private: u64) -> Result<Vec<HookFunction>, ReadError> {
-        let slot = private.wrapping_add(u64::from(self.layout.nat_entries));
+        // In a module of its own (nf_nat), which is there when its function is hooked.
+        let entries = self.types.require("nf_nat_lookup_hook_priv", "entries")?;
+        let slot = private.wrapping_add(u64::from(entries));
         match self.pointer("nf_nat_lookup_hook_priv", slot)? {
             Some(entries) => self.entries(entries, false),
             None => Ok(Vec::new()),
