@@ -2,3 +2,4 @@
 //! and each rule's text (text).
 
 pub mod index;
+pub mod path;
