@@ -6,3 +6,4 @@ pub mod index;
 mod legacy;
 pub mod live;
 mod nft;
+pub mod path;
