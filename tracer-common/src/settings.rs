@@ -44,12 +44,7 @@ pub mod patch {
     pub const PRIORITY: u32 = 0x7041_7468;
     /// Becomes [`super::role`] bits.
     pub const ROLE: u32 = 0x7041_7469;
-    /// Becomes the number of this program among the loaded ones, below [`super::MAX_PLACES`].
-    pub const PLACE: u32 = 0x7041_746a;
 }
-
-/// Different netfilter programs (priority and role) that can be loaded.
-pub const MAX_PLACES: u32 = 256;
 
 /// Tables that one gap between two probes can hold (two backends at the same priority, neighbours without room).
 pub const MAX_TABLES: usize = 4;
@@ -91,7 +86,8 @@ pub struct Table {
 pub struct Gap {
     pub tables: [Table; MAX_TABLES],
     pub count: u32,
-    pub reserved: u32,
+    /// Changes whenever user space writes the gap anew: a reading that began before is worthless.
+    pub generation: u32,
 }
 
 const _: () = assert!(size_of::<Gap>() == 32 * MAX_TABLES + 8);

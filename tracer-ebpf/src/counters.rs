@@ -77,6 +77,11 @@ extern "C" fn second_reading(index: u32, run: *mut c_void) -> i64 {
 }
 
 #[inline(always)]
+fn passes() -> u64 {
+    PASSES.get(0).copied().unwrap_or(0)
+}
+
+#[inline(always)]
 fn per_cpu_offset() -> Option<u64> {
     PER_CPU_OFFSET.get(0).copied().filter(|offset| *offset != 0)
 }
@@ -100,14 +105,14 @@ fn is_current(table: &Table) -> bool {
 
 /// First reading, when a followed packet stands before the tables of `key`.
 #[inline(always)]
-pub(crate) fn open(journey: u64, key: &GapKey, passes_index: u32) {
-    open_reading(journey, key, passes_index);
+pub(crate) fn open(journey: u64, key: &GapKey) {
+    open_reading(journey, key);
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn open_reading(journey: u64, key: *const GapKey, passes_index: u32) -> u32 {
+extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     // SAFETY: written before the program was loaded, read-only since.
@@ -127,8 +132,8 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey, passes_index: u32) 
     reading.busy = 1;
     reading.journey = journey;
     reading.gap = *key;
-    reading.passes_index = passes_index;
-    reading.passes = PASSES.get(passes_index).copied().unwrap_or(0);
+    reading.generation = gap.generation;
+    reading.passes = passes();
     let mut position = 0;
     for i in 0..MAX_TABLES {
         if i as u32 >= gap.count {
@@ -165,8 +170,12 @@ extern "C" fn close_reading(journey: u64, at_drop: u32) -> u32 {
     let (Some(gap), Some(per_cpu)) = (GAPS.get_ptr(reading.gap), per_cpu_offset()) else { return 0 };
     // SAFETY: a valid map value.
     let gap: &Gap = unsafe { &*gap };
-    let passes = PASSES.get(reading.passes_index).copied().unwrap_or(0);
-    let mut flags = if passes == reading.passes { 0 } else { HITS_INTERLEAVED };
+    if gap.generation != reading.generation {
+        return 0;
+    }
+    // The packet itself passed the probe that closes the gap, unless it died.
+    let own = if at_drop == 0 { 1 } else { 0 };
+    let mut flags = if passes() == reading.passes + own { 0 } else { HITS_INTERLEAVED };
     if at_drop != 0 {
         flags |= HITS_AT_DROP;
     }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use tracer_common::{
     counters::{COUNTERS as COUNTER_COUNT, Counter},
     records::RuleHits,
-    settings::{Gap, GapKey, MAX_COUNTERS, MAX_PLACES, MAX_SNAPSHOT, Settings},
+    settings::{Gap, GapKey, MAX_COUNTERS, MAX_SNAPSHOT, Settings},
     tuple::Tuple,
 };
 
@@ -60,9 +60,9 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COU
 #[map]
 pub(crate) static JOURNEYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// How often any packet passed each netfilter probe on this CPU (index: place * 8 + hook).
+/// How often any packet passed any netfilter probe on this CPU.
 #[map]
-pub(crate) static PASSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PLACES * 8, 0);
+pub(crate) static PASSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The tables between a netfilter probe and the next.
 #[map]
@@ -127,10 +127,11 @@ pub(crate) struct Reading {
     /// 0: nobody's.
     pub(crate) journey: u64,
     pub(crate) gap: GapKey,
-    /// Index in [`PASSES`] and its value at the first reading.
-    pub(crate) passes_index: u32,
+    /// [`Gap::generation`] at the first reading.
+    pub(crate) generation: u32,
     /// Not 0 while a program works on the buffers of this CPU.
     pub(crate) busy: u32,
+    /// [`PASSES`] at the first reading.
     pub(crate) passes: u64,
 }
 

@@ -48,9 +48,7 @@ macro_rules! patched {
 pub(crate) extern "C" fn netfilter_probe(ctx: *const Context) -> i32 {
     // SAFETY: the verifier knows the context.
     let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
-    let hook = trusted!(state, state_hook, u8);
-    let passes_index = patched!(patch::PLACE) * 8 + (hook & 7) as u32;
-    if let Some(passes) = PASSES.get_ptr_mut(passes_index) {
+    if let Some(passes) = PASSES.get_ptr_mut(0) {
         // SAFETY: a valid per-CPU map value.
         unsafe { *passes += 1 };
     }
@@ -68,7 +66,7 @@ pub(crate) extern "C" fn netfilter_probe(ctx: *const Context) -> i32 {
             return ACCEPT;
         }
     }
-    judge(state, skb, patched!(patch::PRIORITY) as i32, role << 16 | passes_index);
+    judge(state, skb, patched!(patch::PRIORITY) as i32, role);
     ACCEPT
 }
 
@@ -90,9 +88,8 @@ fn may_match(nfct: u64) -> bool {
 
 /// What follows for a packet that is followed, or may come to be.
 #[inline(never)]
-fn judge(state: u64, skb: u64, priority: i32, role_and_index: u32) -> i32 {
+fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
     let (state, skb) = (plain(state), plain(skb));
-    let (role, passes_index) = (role_and_index >> 16, role_and_index & 0xffff);
     let mut headers = Headers::EMPTY;
     let mut reader = Reader::new();
     if !headers::parse(network_header(&mut reader, skb), &mut headers) {
@@ -133,7 +130,7 @@ fn judge(state: u64, skb: u64, priority: i32, role_and_index: u32) -> i32 {
     follow::take_in_hand(skb, track.journey, &headers.tuple);
     sight(skb, track, &headers, &place);
     let key = GapKey { netns: place.netns, priority, hook: hook as u32, pf: place.pf as u32 };
-    counters::open(track.journey, &key, passes_index);
+    counters::open(track.journey, &key);
     0
 }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use aya::maps::Map;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
-use tracer_common::settings::{MAX_PLACES, patch};
+use tracer_common::settings::patch;
 
 /// `BPF_PROG_TYPE_NETFILTER` and `BPF_NETFILTER` (enum bpf_attach_type), include/uapi/linux/bpf.h, 6.4.
 const PROG_TYPE_NETFILTER: u32 = 32;
@@ -117,16 +117,9 @@ impl Programs {
     }
 
     fn load(&self, priority: i32, role: u32) -> Result<OwnedFd> {
-        let number = u32::try_from(self.loaded.len())?;
-        if number >= MAX_PLACES {
-            bail!(
-                "more than {MAX_PLACES} different probe priorities: the ruleset has more base chains than pathtrace can stand between"
-            );
-        }
         let mut text = self.text.clone();
         set(&mut text, patch::PRIORITY, priority)?;
         set(&mut text, patch::ROLE, role.cast_signed())?;
-        set(&mut text, patch::PLACE, number.cast_signed())?;
         // A log costs time and is only of use when the load fails.
         match self.submit(&text, &mut []) {
             Ok(program) => Ok(program),

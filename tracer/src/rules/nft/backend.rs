@@ -29,7 +29,18 @@ const BUILTIN: &[(&str, &str, &str, i32)] = &[
 
 /// Expressions that iptables-nft writes and reads back; it calls a table with any other "incompatible".
 const EXPRESSIONS: &[&str] = &[
-    "bitwise", "cmp", "counter", "immediate", "limit", "log", "lookup", "match", "meta", "payload", "range", "target",
+    "bitwise",
+    "cmp",
+    "counter",
+    "immediate",
+    "limit",
+    "log",
+    "lookup",
+    "match",
+    "meta",
+    "payload",
+    "range",
+    "target",
 ];
 
 /// What has been seen of a table.
@@ -55,8 +66,8 @@ impl<'a> Shape<'a> {
     }
 
     pub(super) fn rule(&mut self, rule: &RuleFacts) {
-        self.fits &= rule.counter.is_some()
-            && rule.expressions.iter().all(|name| EXPRESSIONS.contains(&&**name));
+        self.fits &=
+            rule.counter.is_some() && rule.expressions.iter().all(|name| EXPRESSIONS.contains(&&**name));
     }
 
     pub(super) fn backend(&self) -> Backend {

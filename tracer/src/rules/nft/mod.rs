@@ -10,11 +10,14 @@ use self::{
     backend::Shape,
     expression::{Expressions, RuleFacts},
 };
-use super::{
-    index::{BaseChain, Chain, ChainRef, Check, CounterAddress, Effect, Rule, RuleCounter, TableIndex},
+use super::index::{
+    BaseChain, Chain, ChainRef, Check, CounterAddress, Effect, Rule, RuleCounter, TableIndex,
 };
 use crate::{
-    kernel::{Block, KernelTypes, Memory, ReadError, Symbols, btf::{BitField, kernel_layout}},
+    kernel::{
+        Block, KernelTypes, Memory, ReadError, Symbols,
+        btf::{BitField, kernel_layout},
+    },
     model::{Backend, Hook, TableFamily, Verdict},
 };
 
@@ -143,7 +146,8 @@ impl<'a> NftReader<'a> {
             .ok_or_else(|| table.impossible(layout.table_family.unit(), format!("family {number}")))?;
         let name = self.text("nft_table.name", table.u64(layout.table_name)?)?;
         let raw = self.chains(address.wrapping_add(u64::from(layout.table_chains)), generation)?;
-        let by_address: HashMap<_, _> = raw.iter().enumerate().map(|(i, c)| (c.address, ChainRef(i))).collect();
+        let by_address: HashMap<_, _> =
+            raw.iter().enumerate().map(|(i, c)| (c.address, ChainRef(i))).collect();
 
         let mut shape = Shape::new(family, &name);
         let (mut chains, mut counters) = (Vec::with_capacity(raw.len()), Vec::new());
@@ -162,7 +166,10 @@ impl<'a> NftReader<'a> {
         }
         let backend = shape.backend();
         if backend == Backend::IptablesNft {
-            chains.iter_mut().flat_map(|chain| &mut chain.rules).for_each(|rule| in_iptables_words(&mut rule.effect));
+            chains
+                .iter_mut()
+                .flat_map(|chain| &mut chain.rules)
+                .for_each(|rule| in_iptables_words(&mut rule.effect));
         }
         Ok(TableIndex { backend, family, name, chains, counters, check: Some(generation.check) })
     }
@@ -221,10 +228,11 @@ impl<'a> NftReader<'a> {
             other => return Err(base.impossible(layout.base_policy, format!("policy {other}"))),
         };
         let type_name = base.u64(layout.base_type)?.wrapping_add(u64::from(layout.type_name));
-        let type_name = self
-            .memory
-            .read_u64(type_name)
-            .map_err(|source| ReadError::Unreadable { what: "nft_chain_type", address: type_name, source })?;
+        let type_name = self.memory.read_u64(type_name).map_err(|source| ReadError::Unreadable {
+            what: "nft_chain_type",
+            address: type_name,
+            source,
+        })?;
         let found = BaseChain { hook, priority: base.i32(layout.base_priority)?, policy, address: chain };
         Ok(Some((found, self.text("nft_chain_type.name", type_name)?)))
     }
@@ -264,7 +272,11 @@ fn rule(
 ) -> Result<Rule, ReadError> {
     let chain = |address: u64| {
         chains.get(&address).copied().ok_or_else(|| {
-            ReadError::impossible("nft_verdict.chain", address, format!("rule {} jumps out of its table", facts.handle))
+            ReadError::impossible(
+                "nft_verdict.chain",
+                address,
+                format!("rule {} jumps out of its table", facts.handle),
+            )
         })
     };
     let effect = match facts.effect {
