@@ -2,6 +2,9 @@
 //! Read ARCHITECTURE.md first.
 
 pub mod attach;
+pub mod correlate;
+pub mod decode;
 pub mod kernel;
 pub mod model;
+pub mod plan;
 pub mod rules;

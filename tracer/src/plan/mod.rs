@@ -3,6 +3,8 @@
 
 mod catalogue;
 mod places;
+mod view;
 
 pub use catalogue::{TRACEPOINTS, Tracepoint};
 pub use places::{GapPlan, HookPlan, plan_hook};
+pub use view::{Gap, Judge, ProbeKey, View};
