@@ -1,0 +1,201 @@
+//! One journey on the page: a header, the way along a rail, the end, the findings.
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::{
+    model::{Conntrack, CtState, DeviceDirection, Journey, OutcomeKind},
+    netns::NetnsNames,
+};
+
+use super::{
+    outcome,
+    page::{Ink, Page, Rail},
+    repeats::Repeats,
+    rows::{self, Body, Row},
+    words::{self, WIDTH},
+};
+
+/// What the page is drawn with.
+pub(super) struct View<'a> {
+    pub(super) verbose: bool,
+    /// Name the namespace of every journey, also of one that stays in one.
+    pub(super) several_netns: bool,
+    pub(super) names: &'a NetnsNames,
+    pub(super) time_zone: &'a TimeZone,
+}
+
+/// Columns of the label (`POSTROUTING`).
+const LABEL: usize = 12;
+/// Columns of the rail.
+const RAIL: usize = 2;
+/// Columns of the time, when it is shown.
+const ELAPSED: usize = 10;
+/// Columns that table names take at most before they push the verdict to the right.
+const TABLES: usize = 24;
+/// What stands before counted packets.
+const REPEATS: &str = "  + ";
+/// Columns of a detail's label (`rule`).
+const DETAIL: usize = 6;
+
+impl View<'_> {
+    pub(super) fn journey(&self, page: &mut Page, journey: &Journey) {
+        self.header(page, journey);
+        self.way(page, journey);
+        for note in &journey.notes {
+            page.rail(Rail::Along).ink(Ink::Doubt, format_args!("note: {note}")).end_line();
+        }
+        if let Some(conntrack) = journey.conntrack.as_ref().filter(|_| self.verbose) {
+            page.rail(Rail::Along).put(conntrack_line(conntrack)).end_line();
+        }
+        outcome::end(page, journey);
+        for finding in &journey.findings {
+            outcome::finding(page, finding);
+        }
+        page.end_line();
+    }
+
+    fn header(&self, page: &mut Page, journey: &Journey) {
+        let packet = &journey.packet;
+        let mut words = outcome::particulars(packet, self.verbose);
+        words.extend(journey.flow.map(|flow| format!("flow {flow}")));
+        words.extend(journey.direction.and_then(words::direction).map(str::to_owned));
+        words.extend(journey.conntrack.as_ref().map(|conntrack| state(conntrack.state).to_owned()));
+        let (source, destination) = (packet.tuple.source_text(), packet.tuple.destination_text());
+        page.put(self.time(journey.time))
+            .ink(Ink::Faint, format_args!("  #{}  ", journey.id))
+            .ink(Ink::Strong, format_args!("{} {source} -> {destination}", packet.protocol))
+            .put(format_args!("  {}", words.join(", ")))
+            .end_line();
+    }
+
+    pub(super) fn time(&self, time: Timestamp) -> String {
+        time.to_zoned(self.time_zone.clone()).strftime("%H:%M:%S.%6f").to_string()
+    }
+
+    fn way(&self, page: &mut Page, journey: &Journey) {
+        let rows = rows::rows(journey, self.verbose);
+        let name_netns = self.several_netns || rows.windows(2).any(|pair| pair[0].netns != pair[1].netns);
+        let tables = rows.iter().filter_map(Row::tables_width).filter(|w| *w <= TABLES).max().unwrap_or(0);
+        let mut previous: Option<&Row> = None;
+        for (index, row) in rows.iter().enumerate() {
+            if name_netns && previous.is_none_or(|before| before.netns != row.netns) {
+                let name = self.names.label(row.netns);
+                page.rail(Rail::Branch).ink(Ink::Strong, format_args!("netns {name}")).end_line();
+                previous = None;
+            }
+            // The end names the device again; one line says it.
+            if index + 1 < rows.len() || self.verbose || !says_what_the_end_says(row, journey) {
+                let repeated = previous.is_some_and(|before| before.label == row.label);
+                self.row(page, row, repeated, tables);
+            }
+            previous = Some(row);
+        }
+    }
+
+    fn row(&self, page: &mut Page, row: &Row, repeated: bool, tables: usize) {
+        let label = if repeated { "" } else { row.label };
+        page.rail(Rail::Along);
+        if self.verbose {
+            page.ink(Ink::Faint, format_args!("{:>1$}  ", words::elapsed(row.elapsed_ns), ELAPSED - 2));
+        }
+        page.put(format_args!("{label:LABEL$} "));
+        match &row.body {
+            Body::Device { names, .. } => page.put(names.join(" -> ")).end_line(),
+            Body::Route { text, failed } => {
+                page.ink(if *failed { Ink::Bad } else { Ink::Plain }, text).end_line();
+            }
+            Body::Tables { names, verdict, ink, how, .. } => {
+                page.put(format_args!("{:tables$}  ", names.join(", ")))
+                    .ink(*ink, format_args!("{verdict:8}"));
+                self.how(page, how, tables);
+            }
+        }
+        for detail in &row.details {
+            self.indent(page, LABEL + 1);
+            page.ink(Ink::Faint, format_args!("{:DETAIL$}", detail.label))
+                .ink(detail.ink, &detail.text)
+                .end_line();
+        }
+    }
+
+    fn how(&self, page: &mut Page, parts: &[String], tables: usize) {
+        let start = LABEL + 1 + tables + 2 + 8 + 2;
+        let room = WIDTH.saturating_sub(RAIL + start + if self.verbose { ELAPSED } else { 0 });
+        let lines = words::fill(parts.iter().map(String::as_str), " -> ", room);
+        for (index, line) in lines.iter().enumerate() {
+            if index == 0 {
+                page.put("  ");
+            } else {
+                self.indent(page, start);
+            }
+            page.put(line).end_line();
+        }
+        if lines.is_empty() {
+            page.end_line();
+        }
+    }
+
+    fn indent(&self, page: &mut Page, columns: usize) {
+        let columns = columns + if self.verbose { ELAPSED } else { 0 };
+        page.rail(Rail::Along).put(format_args!("{:columns$}", ""));
+    }
+}
+
+impl Row {
+    fn tables_width(&self) -> Option<usize> {
+        match &self.body {
+            Body::Tables { names, .. } => Some(names.join(", ").chars().count()),
+            Body::Device { .. } | Body::Route { .. } => None,
+        }
+    }
+}
+
+fn says_what_the_end_says(row: &Row, journey: &Journey) -> bool {
+    let outcome = &journey.outcome;
+    match &row.body {
+        Body::Device { names, direction: DeviceDirection::Out } if row.details.is_empty() => {
+            outcome.result == OutcomeKind::Forwarded
+                && names.len() == 1
+                && names.first() == outcome.device.as_ref()
+        }
+        _ => false,
+    }
+}
+
+fn state(state: CtState) -> &'static str {
+    match state {
+        CtState::New => "new",
+        CtState::Established => "established",
+        CtState::Related => "related",
+        CtState::Invalid => "invalid",
+        CtState::Untracked => "untracked",
+    }
+}
+
+fn conntrack_line(conntrack: &Conntrack) -> String {
+    let mut words = vec![format!("conntrack: {}", state(conntrack.state))];
+    let tuples = [("original", conntrack.original), ("reply", conntrack.reply)];
+    for (name, tuple) in tuples {
+        words.extend(tuple.map(|t| format!("{name} {} -> {}", t.source_text(), t.destination_text())));
+    }
+    words.extend(conntrack.mark.map(|mark| format!("mark {mark:#x}")));
+    words.extend(conntrack.zone.map(|zone| format!("zone {zone}")));
+    words.join(", ")
+}
+
+impl View<'_> {
+    /// Packets that went the way of one that was shown.
+    pub(super) fn repeats(&self, page: &mut Page, repeats: &[Repeats]) {
+        let parts: Vec<String> = repeats.iter().map(|like| self.repeated(like)).collect();
+        for line in words::fill(parts.iter().map(String::as_str), ", ", WIDTH - REPEATS.len()) {
+            page.ink(Ink::Faint, REPEATS).put(line).end_line();
+        }
+        page.end_line();
+    }
+
+    fn repeated(&self, like: &Repeats) -> String {
+        let flags: Vec<String> = like.tcp_flags.iter().map(|letters| words::tcp_flags(letters)).collect();
+        let flags = if flags.is_empty() { String::new() } else { format!(" [{}]", flags.join(" ")) };
+        format!("{} more like #{}{flags} until {}", like.count, like.of, self.time(like.last))
+    }
+}
