@@ -22,7 +22,7 @@ impl Shown {
     fn cause(self) -> Option<&'static str> {
         match self {
             Self::Yes => None,
-            Self::NotBad => Some("not dropped or rejected (--drops)"),
+            Self::NotBad => Some("neither dropped nor rejected (--drops)"),
             Self::AfterCount => Some("after the last one asked for (--count)"),
         }
     }

@@ -18,22 +18,19 @@ impl Detail {
     }
 }
 
-/// The programs of others on a device.
-pub(super) fn of_programs(device: &DeviceStage) -> Vec<Detail> {
+/// What others do on a device.
+pub(super) fn of_device(device: &DeviceStage) -> Vec<Detail> {
     if device.programs.is_empty() {
         return Vec::new();
     }
-    let text = format!("programs of others on {}: {}", device.device, device.programs.join(", "));
+    let text = format!("programs of others judge on {}: {}", device.device, device.programs.join(", "));
     vec![Detail::new("note", Ink::Doubt, text)]
 }
 
 /// What is known of a table's judgement.
 pub(super) fn of_table(stage: &NetfilterStage, verbose: bool) -> Vec<Detail> {
     let mut details = if verbose { every_rule(stage) } else { deciding_rule(stage) };
-    if let Some(rule) = &stage.mapping_rule {
-        let text = format!("{} (made it, at the connection's first packet)", quote(rule));
-        details.push(Detail::new("rule", Ink::Quote, text));
-    }
+    details.extend(stage.mapping_rule.as_ref().map(|rule| Detail::new("rule", Ink::Quote, quote(rule))));
     details.extend(changes(stage));
     if is_doubtful(stage) {
         let why = stage.inexact_because.as_deref().unwrap_or("the matched rules are not known for certain");

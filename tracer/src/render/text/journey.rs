@@ -1,5 +1,7 @@
 //! One journey on the page: a header, the way along a rail, the end, the findings.
 
+use std::collections::BTreeMap;
+
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
@@ -8,6 +10,7 @@ use crate::{
 };
 
 use super::{
+    details::Detail,
     outcome,
     page::{Ink, Page, Rail},
     repeats::Repeats,
@@ -24,18 +27,18 @@ pub(super) struct View<'a> {
     pub(super) time_zone: &'a TimeZone,
 }
 
-/// Columns of the label (`POSTROUTING`).
-const LABEL: usize = 12;
 /// Columns of the rail.
 const RAIL: usize = 2;
 /// Columns of the time, when it is shown.
 const ELAPSED: usize = 10;
-/// Columns that table names take at most before they push the verdict to the right.
-const TABLES: usize = 24;
+/// Columns of the label (`POSTROUTING`).
+const LABEL: usize = 13;
+/// Columns of the verdict (`~MASQUERADE`).
+const VERDICT: usize = 13;
+/// Columns between the label and the details under a row.
+const DETAIL_INDENT: usize = 2;
 /// What stands before counted packets.
 const REPEATS: &str = "  + ";
-/// Columns of a detail's label (`rule`).
-const DETAIL: usize = 6;
 
 impl View<'_> {
     pub(super) fn journey(&self, page: &mut Page, journey: &Journey) {
@@ -45,7 +48,8 @@ impl View<'_> {
             page.rail(Rail::Along).ink(Ink::Doubt, format_args!("note: {note}")).end_line();
         }
         if let Some(conntrack) = journey.conntrack.as_ref().filter(|_| self.verbose) {
-            page.rail(Rail::Along).put(conntrack_line(conntrack)).end_line();
+            self.indent(page, 0);
+            page.put(format_args!("{:LABEL$}{}", "conntrack", conntrack_words(conntrack))).end_line();
         }
         outcome::end(page, journey);
         for finding in &journey.findings {
@@ -75,7 +79,6 @@ impl View<'_> {
     fn way(&self, page: &mut Page, journey: &Journey) {
         let rows = rows::rows(journey, self.verbose);
         let name_netns = self.several_netns || rows.windows(2).any(|pair| pair[0].netns != pair[1].netns);
-        let tables = rows.iter().filter_map(Row::tables_width).filter(|w| *w <= TABLES).max().unwrap_or(0);
         let mut previous: Option<&Row> = None;
         for (index, row) in rows.iter().enumerate() {
             if name_netns && previous.is_none_or(|before| before.netns != row.netns) {
@@ -83,55 +86,57 @@ impl View<'_> {
                 page.rail(Rail::Branch).ink(Ink::Strong, format_args!("netns {name}")).end_line();
                 previous = None;
             }
-            // The end names the device again; one line says it.
-            if index + 1 < rows.len() || self.verbose || !says_what_the_end_says(row, journey) {
-                let repeated = previous.is_some_and(|before| before.label == row.label);
-                self.row(page, row, repeated, tables);
+            let is_last = index + 1 == rows.len();
+            if self.verbose || !is_last || !says_what_the_end_says(row, journey) {
+                self.row(page, row, previous.is_some_and(|before| before.label == row.label));
             }
             previous = Some(row);
         }
     }
 
-    fn row(&self, page: &mut Page, row: &Row, repeated: bool, tables: usize) {
-        let label = if repeated { "" } else { row.label };
+    fn row(&self, page: &mut Page, row: &Row, same_hook: bool) {
         page.rail(Rail::Along);
         if self.verbose {
             page.ink(Ink::Faint, format_args!("{:>1$}  ", words::elapsed(row.elapsed_ns), ELAPSED - 2));
         }
-        page.put(format_args!("{label:LABEL$} "));
+        page.put(format_args!("{:LABEL$}", if same_hook { "" } else { row.label }));
         match &row.body {
-            Body::Device { names, .. } => page.put(names.join(" -> ")).end_line(),
+            Body::Devices { names, .. } => page.put(names.join(" -> ")).end_line(),
             Body::Route { text, failed } => {
                 page.ink(if *failed { Ink::Bad } else { Ink::Plain }, text).end_line();
             }
-            Body::Tables { names, verdict, ink, how, .. } => {
-                page.put(format_args!("{:tables$}  ", names.join(", ")))
-                    .ink(*ink, format_args!("{verdict:8}"));
-                self.how(page, how, tables);
+            Body::Quiet { tables, doubt } => {
+                let verdict = if doubt.is_some() { "~accept" } else { "accept" };
+                self.judgement(page, (verdict, Ink::Faint), tables, ", ");
             }
+            Body::Judged { verdict, ink, way } => self.judgement(page, (verdict, *ink), way, " -> "),
         }
-        for detail in &row.details {
-            self.indent(page, LABEL + 1);
-            page.ink(Ink::Faint, format_args!("{:DETAIL$}", detail.label))
-                .ink(detail.ink, &detail.text)
-                .end_line();
+        self.details(page, &row.details);
+    }
+
+    fn judgement(&self, page: &mut Page, (verdict, ink): (&str, Ink), parts: &[String], separator: &str) {
+        let lines = words::fill(parts.iter().map(String::as_str), separator, self.room(LABEL + VERDICT));
+        page.ink(ink, verdict).put(format_args!(
+            "{:1$}",
+            "",
+            VERDICT.saturating_sub(verdict.chars().count())
+        ));
+        let text = if ink == Ink::Faint { Ink::Faint } else { Ink::Plain };
+        for (index, line) in lines.iter().enumerate() {
+            if index > 0 {
+                self.indent(page, LABEL + VERDICT);
+            }
+            page.ink(text, line).end_line();
         }
     }
 
-    fn how(&self, page: &mut Page, parts: &[String], tables: usize) {
-        let start = LABEL + 1 + tables + 2 + 8 + 2;
-        let room = WIDTH.saturating_sub(RAIL + start + if self.verbose { ELAPSED } else { 0 });
-        let lines = words::fill(parts.iter().map(String::as_str), " -> ", room);
-        for (index, line) in lines.iter().enumerate() {
-            if index == 0 {
-                page.put("  ");
-            } else {
-                self.indent(page, start);
-            }
-            page.put(line).end_line();
-        }
-        if lines.is_empty() {
-            page.end_line();
+    fn details(&self, page: &mut Page, details: &[Detail]) {
+        let mut previous = "";
+        for Detail { label, text, ink } in details {
+            self.indent(page, LABEL + DETAIL_INDENT);
+            page.ink(Ink::Faint, format_args!("{:6}", if *label == previous { "" } else { label }));
+            page.ink(*ink, text).end_line();
+            previous = label;
         }
     }
 
@@ -139,21 +144,17 @@ impl View<'_> {
         let columns = columns + if self.verbose { ELAPSED } else { 0 };
         page.rail(Rail::Along).put(format_args!("{:columns$}", ""));
     }
-}
 
-impl Row {
-    fn tables_width(&self) -> Option<usize> {
-        match &self.body {
-            Body::Tables { names, .. } => Some(names.join(", ").chars().count()),
-            Body::Device { .. } | Body::Route { .. } => None,
-        }
+    /// Columns that are left after so many.
+    fn room(&self, columns: usize) -> usize {
+        WIDTH - RAIL - columns - if self.verbose { ELAPSED } else { 0 }
     }
 }
 
 fn says_what_the_end_says(row: &Row, journey: &Journey) -> bool {
     let outcome = &journey.outcome;
     match &row.body {
-        Body::Device { names, direction: DeviceDirection::Out } if row.details.is_empty() => {
+        Body::Devices { names, direction: DeviceDirection::Out } if row.details.is_empty() => {
             outcome.result == OutcomeKind::Forwarded
                 && names.len() == 1
                 && names.first() == outcome.device.as_ref()
@@ -172,8 +173,8 @@ fn state(state: CtState) -> &'static str {
     }
 }
 
-fn conntrack_line(conntrack: &Conntrack) -> String {
-    let mut words = vec![format!("conntrack: {}", state(conntrack.state))];
+fn conntrack_words(conntrack: &Conntrack) -> String {
+    let mut words = vec![state(conntrack.state).to_owned()];
     let tuples = [("original", conntrack.original), ("reply", conntrack.reply)];
     for (name, tuple) in tuples {
         words.extend(tuple.map(|t| format!("{name} {} -> {}", t.source_text(), t.destination_text())));
@@ -185,17 +186,17 @@ fn conntrack_line(conntrack: &Conntrack) -> String {
 
 impl View<'_> {
     /// Packets that went the way of one that was shown.
-    pub(super) fn repeats(&self, page: &mut Page, repeats: &[Repeats]) {
-        let parts: Vec<String> = repeats.iter().map(|like| self.repeated(like)).collect();
-        for line in words::fill(parts.iter().map(String::as_str), ", ", WIDTH - REPEATS.len()) {
+    pub(super) fn repeats(&self, page: &mut Page, repeats: &BTreeMap<u64, Repeats>) {
+        let parts: Vec<String> = repeats.iter().map(|(id, like)| self.repeated(*id, like)).collect();
+        for line in words::fill(parts.iter().map(String::as_str), "; ", WIDTH - REPEATS.len()) {
             page.ink(Ink::Faint, REPEATS).put(line).end_line();
         }
         page.end_line();
     }
 
-    fn repeated(&self, like: &Repeats) -> String {
+    fn repeated(&self, id: u64, like: &Repeats) -> String {
         let flags: Vec<String> = like.tcp_flags.iter().map(|letters| words::tcp_flags(letters)).collect();
         let flags = if flags.is_empty() { String::new() } else { format!(" [{}]", flags.join(" ")) };
-        format!("{} more like #{}{flags} until {}", like.count, like.of, self.time(like.last))
+        format!("{} more like #{id}{flags} until {}", like.count, self.time(like.last))
     }
 }

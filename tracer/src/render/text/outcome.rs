@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     page::{Ink, Page, Rail},
-    rows::is_doubtful,
+    rows::{is_doubtful, names_backends},
     words,
 };
 
@@ -74,17 +74,21 @@ fn table(stage: &Stage) -> Option<&NetfilterStage> {
 /// Who or what ended it.
 fn died(journey: &Journey) -> String {
     match fatal_stage(journey) {
-        Some(stage) => {
-            let hook = stage.hook.iptables_name();
-            let decider = decider(stage);
-            let place = if decider.contains(hook) { String::new() } else { format!(" at {hook}") };
-            let possibly = if is_doubtful(stage) { ", possibly" } else { "" };
-            let reason = journey.outcome.reason.as_deref().filter(|reason| *reason != "NETFILTER_DROP");
-            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            format!("{possibly} by {decider}{place}{reason}")
-        }
+        Some(stage) => died_in_table(journey, stage),
         None => format!("{}{}", died_at(journey), cause(&journey.outcome)),
     }
+}
+
+fn died_in_table(journey: &Journey, stage: &NetfilterStage) -> String {
+    let possibly = if is_doubtful(stage) { ", possibly" } else { "" };
+    let hook = stage.hook.iptables_name();
+    let decider = decider(stage);
+    let place = if decider.contains(hook) { String::new() } else { format!(" in {hook}") };
+    let backend =
+        stage.backend.filter(|_| names_backends(journey)).map(|backend| format!(" [{}]", backend.name()));
+    let reason = journey.outcome.reason.as_deref().filter(|reason| *reason != "NETFILTER_DROP");
+    let reason = reason.map(|reason| format!(" ({reason})"));
+    format!("{possibly} by {decider}{place}{}{}", backend.unwrap_or_default(), reason.unwrap_or_default())
 }
 
 /// Where the kernel itself ended it.
@@ -92,18 +96,19 @@ fn died_at(journey: &Journey) -> String {
     match journey.outcome.stage.and_then(|index| journey.stages.get(index)).map(|stage| &stage.kind) {
         Some(StageKind::Device(device)) => format!(" at device {}", device.device),
         Some(StageKind::Route(_)) => " by routing".to_owned(),
-        Some(StageKind::Netfilter(_)) | None => " by the kernel".to_owned(),
+        Some(StageKind::Netfilter(table)) => format!(" by the kernel after {}", table.hook.iptables_name()),
+        None => " by the kernel".to_owned(),
     }
 }
 
+/// In plain words where there are some, and in the kernel's.
 fn cause(outcome: &Outcome) -> String {
     let location = outcome.location.as_ref().map(|location| format!(" in {location}")).unwrap_or_default();
     match &outcome.reason {
-        None if location.is_empty() => ", reason unknown".to_owned(),
         None => format!("{location}, reason unknown"),
         Some(reason) => match words::drop_reason(reason) {
-            Some(meaning) => format!("{location}: {reason}, {meaning}"),
-            None => format!("{location}: {reason}"),
+            Some(meaning) => format!(": {meaning} ({reason}{location})"),
+            None => format!(": {reason}{location}"),
         },
     }
 }

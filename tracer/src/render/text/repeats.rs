@@ -1,7 +1,7 @@
 //! Which journeys repeat one that was shown: the same flow and direction, the same places, rules and end.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
 };
 
@@ -15,8 +15,6 @@ const REMEMBERED: usize = 8192;
 /// Journeys like one that was shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Repeats {
-    /// Id of the one that was shown.
-    pub(super) of: u64,
     pub(super) count: u64,
     pub(super) last: Timestamp,
     /// TCP flags that they had.
@@ -29,7 +27,8 @@ pub(super) struct Memory {
     hasher: RandomState,
     shown: HashMap<u64, u64>,
     oldest_first: VecDeque<u64>,
-    counted: Vec<Repeats>,
+    /// By the id of the one that was shown.
+    counted: BTreeMap<u64, Repeats>,
 }
 
 impl Memory {
@@ -51,19 +50,20 @@ impl Memory {
     }
 
     fn count(&mut self, id: u64, journey: &Journey) {
-        let index = self.counted.iter().position(|repeats| repeats.of == id).unwrap_or_else(|| {
-            let none = Repeats { of: id, count: 0, last: journey.time, tcp_flags: BTreeSet::new() };
-            self.counted.push(none);
-            self.counted.len() - 1
-        });
-        let repeats = &mut self.counted[index];
+        let none = || Repeats { count: 0, last: journey.time, tcp_flags: BTreeSet::new() };
+        let repeats = self.counted.entry(id).or_insert_with(none);
         repeats.count += 1;
         repeats.last = journey.time;
-        repeats.tcp_flags.extend(journey.packet.tcp_flags.clone());
+        // Runs for every packet; the flags are nearly always known already.
+        if let Some(flags) =
+            journey.packet.tcp_flags.as_ref().filter(|flags| !repeats.tcp_flags.contains(*flags))
+        {
+            repeats.tcp_flags.insert(flags.clone());
+        }
     }
 
-    /// What was counted since the last call.
-    pub(super) fn take(&mut self) -> Vec<Repeats> {
+    /// What was counted since the last call, by the id of the one that was shown.
+    pub(super) fn take(&mut self) -> BTreeMap<u64, Repeats> {
         std::mem::take(&mut self.counted)
     }
 

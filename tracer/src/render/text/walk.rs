@@ -14,6 +14,12 @@ pub(super) fn jumps_to_last(rules: &[MatchedRule]) -> Vec<&MatchedRule> {
     way
 }
 
+/// The chain that a rule jumps or goes to.
+pub(super) fn entered_chain(rule: &MatchedRule) -> Option<&str> {
+    let (word, chain) = rule.action.as_deref()?.split_once(' ')?;
+    matches!(word, "jump" | "goto").then_some(chain)
+}
+
 /// Rules that did something (LOG, MARK, ...) and let the walk go on.
 pub(super) fn side_effects(passed: &[MatchedRule]) -> impl Iterator<Item = (&MatchedRule, &str)> {
     passed.iter().filter_map(|rule| {

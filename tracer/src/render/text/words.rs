@@ -124,7 +124,7 @@ pub(super) fn routing_table(table: u32) -> Cow<'static, str> {
 /// What the commonest drop reasons mean (include/net/dropreason-core.h).
 pub(super) fn drop_reason(reason: &str) -> Option<&'static str> {
     Some(match reason {
-        "NO_SOCKET" => "no socket takes packets for this address and port",
+        "NO_SOCKET" => "no socket for this address and port",
         "SOCKET_FILTER" => "a filter on the socket refused it",
         "SOCKET_RCVBUFF" => "the socket's receive buffer is full",
         "TCP_CSUM" | "UDP_CSUM" | "IP_CSUM" | "ICMP_CSUM" | "SKB_CSUM" => "wrong checksum",
@@ -175,10 +175,13 @@ pub(super) fn fill<'a>(
         match lines.last_mut() {
             None => lines.push(part.to_owned()),
             Some(line) => {
-                line.push_str(separator);
-                if line.chars().count() + part.chars().count() > width {
+                let joined =
+                    [line.as_str(), separator, part].iter().map(|text| text.chars().count()).sum::<usize>();
+                if joined > width {
+                    line.push_str(separator.trim_end());
                     lines.push(part.to_owned());
                 } else {
+                    line.push_str(separator);
                     line.push_str(part);
                 }
             }
@@ -193,8 +196,8 @@ mod tests {
 
     #[test]
     fn lines_break_between_parts() {
-        assert_eq!(fill(["ab", "cd", "ef"], " ", 5), ["ab cd ", "ef"]);
-        assert_eq!(fill(["abcdefgh", "x"], ", ", 5), ["abcdefgh, ", "x"]);
+        assert_eq!(fill(["ab", "cd", "ef"], " ", 5), ["ab cd", "ef"]);
+        assert_eq!(fill(["abcdefgh", "x"], ", ", 5), ["abcdefgh,", "x"]);
         assert!(fill([], " ", 5).is_empty());
     }
 
