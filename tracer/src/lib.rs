@@ -2,9 +2,16 @@
 //! Read ARCHITECTURE.md first.
 
 pub mod attach;
+pub mod cli;
+pub mod config;
 pub mod correlate;
 pub mod decode;
+pub mod error;
 pub mod kernel;
 pub mod model;
+pub mod netns;
 pub mod plan;
+pub mod render;
 pub mod rules;
+pub mod run;
+pub mod summary;
