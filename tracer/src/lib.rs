@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod correlate;
 pub mod decode;
+pub mod enrich;
 pub mod error;
 pub mod kernel;
 pub mod model;
