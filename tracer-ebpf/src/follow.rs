@@ -104,3 +104,11 @@ pub(crate) fn in_hand() -> Option<&'static Hand> {
     let hand = unsafe { &*HAND.get_ptr(0)? };
     if hand.skb == 0 { None } else { Some(hand) }
 }
+
+/// Stops following a packet that user space has done with, unless its `sk_buff` serves another journey by now.
+#[inline(always)]
+pub(crate) fn forget(skb: u64, journey: u64) {
+    if find(skb).is_some_and(|track| track.journey == journey) {
+        stop(skb);
+    }
+}

@@ -1,6 +1,7 @@
 //! The programs, by what they look at.
 
 mod device;
+mod forget;
 mod free;
 mod netfilter;
 mod peek;

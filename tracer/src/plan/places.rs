@@ -26,14 +26,10 @@ pub struct HookPlan {
     pub conntrack: Option<i32>,
 }
 
-/// Places probes at one hook. `own` tells priorities that our own probes hold (they look like anybody's).
+/// Places probes at one hook; our own must not be in the list.
 #[must_use]
-pub fn plan_hook(list: &HookList, is_own: impl Fn(i32) -> bool) -> HookPlan {
-    let functions: Vec<&HookFunction> = list
-        .functions
-        .iter()
-        .filter(|f| !(f.kind == HookKind::Bpf && is_own(f.priority)))
-        .collect();
+pub fn plan_hook(list: &HookList) -> HookPlan {
+    let functions: Vec<&HookFunction> = list.functions.iter().collect();
     let conntrack = functions.iter().find(|f| is_conntrack(f)).map(|f| f.priority);
     let mut gaps: Vec<GapPlan> = Vec::new();
     let mut previous: Option<i32> = None;
