@@ -3,3 +3,5 @@
 
 pub mod index;
 pub mod path;
+pub mod resolve;
+pub mod text;
