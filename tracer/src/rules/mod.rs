@@ -7,3 +7,5 @@ mod legacy;
 pub mod live;
 mod nft;
 pub mod path;
+pub mod resolve;
+pub mod text;
