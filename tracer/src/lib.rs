@@ -2,6 +2,7 @@
 //! Read ARCHITECTURE.md first.
 
 pub mod attach;
+pub mod attribute;
 pub mod cli;
 pub mod config;
 pub mod correlate;
