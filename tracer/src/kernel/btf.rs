@@ -65,9 +65,10 @@ impl Modules {
     fn read_next(&mut self, vmlinux: &Btf) -> Option<usize> {
         loop {
             let unseen = fs::read_dir(&self.directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-            let next = unseen
-                .filter(|path| !path.ends_with("vmlinux") && !self.seen.contains(path))
-                .min_by_key(|path| LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX))?;
+            let next =
+                unseen.filter(|path| !path.ends_with("vmlinux") && !self.seen.contains(path)).min_by_key(
+                    |path| LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX),
+                )?;
             self.seen.insert(next.clone());
             // A module without readable BTF has nothing to say.
             if let Ok(module) = Btf::from_split_file(next, vmlinux) {

@@ -79,7 +79,11 @@ pub struct HookReader<'a> {
 impl<'a> HookReader<'a> {
     /// # Errors
     /// [`ReadError::NoMember`] on a kernel without netfilter, or without a module's BTF.
-    pub fn new(memory: &'a dyn Memory, types: &'a KernelTypes, symbols: &'a Symbols) -> Result<Self, ReadError> {
+    pub fn new(
+        memory: &'a dyn Memory,
+        types: &'a KernelTypes,
+        symbols: &'a Symbols,
+    ) -> Result<Self, ReadError> {
         let values = types.enum_values("nf_hook_ops_type").unwrap_or_default();
         let value = |name: &str| {
             values.iter().find(|(known, _)| known == name).and_then(|(_, value)| u64::try_from(*value).ok())
@@ -151,10 +155,11 @@ impl<'a> HookReader<'a> {
         ops: &Block,
         may_nest: bool,
     ) -> Result<HookFunction, ReadError> {
-        let ops_type = self.layout.ops_type.map(|bits| Ok(bits.extract(ops.u64(bits.unit())?))).transpose()?;
+        let ops_type =
+            self.layout.ops_type.map(|bits| Ok(bits.extract(ops.u64(bits.unit())?))).transpose()?;
         let symbol = self.symbols.function(address);
-        let is_nft =
-            (ops_type.is_some() && ops_type == self.ops_types.nf_tables) || symbol.is_some_and(|s| s.starts_with("nft_do_chain"));
+        let is_nft = (ops_type.is_some() && ops_type == self.ops_types.nf_tables)
+            || symbol.is_some_and(|s| s.starts_with("nft_do_chain"));
         let kind = if ops_type.is_some() && ops_type == self.ops_types.bpf {
             HookKind::Bpf
         } else if private == 0 {

@@ -124,7 +124,8 @@ impl<'a> LegacyReader<'a> {
         family: TableFamily,
         per_cpu: bool,
     ) -> Result<Self, ReadError> {
-        let entry = if family == TableFamily::Ip6 { EntryLayout::ipv6(types) } else { EntryLayout::ipv4(types) }?;
+        let entry =
+            if family == TableFamily::Ip6 { EntryLayout::ipv6(types) } else { EntryLayout::ipv4(types) }?;
         Ok(Self { memory, layout: XtLayout::resolve(types)?, entry, family, per_cpu })
     }
 
@@ -132,7 +133,11 @@ impl<'a> LegacyReader<'a> {
     ///
     /// # Errors
     /// [`ReadError`]; when the table is replaced meanwhile, its memory may be gone or say something else.
-    pub(crate) fn table(&self, address: u64, priorities: &BTreeMap<Hook, i32>) -> Result<TableIndex, ReadError> {
+    pub(crate) fn table(
+        &self,
+        address: u64,
+        priorities: &BTreeMap<Hook, i32>,
+    ) -> Result<TableIndex, ReadError> {
         let table = Block::read(self.memory, "xt_table", address, self.layout.table_size)?;
         let info_address = table.u64(self.layout.table_private)?;
         let info = Block::read(self.memory, "xt_table_info", info_address, self.layout.info_entries)?;
@@ -197,13 +202,19 @@ impl<'a> LegacyReader<'a> {
         })
     }
 
-    fn target(&self, block: &Block, offset: u32, names: &mut HashMap<u64, String>) -> Result<Target, ReadError> {
+    fn target(
+        &self,
+        block: &Block,
+        offset: u32,
+        names: &mut HashMap<u64, String>,
+    ) -> Result<Target, ReadError> {
         let pointer = block.u64(offset + self.layout.target_pointer)?;
         let name = match names.get(&pointer) {
             Some(name) => name.clone(),
             None => {
                 let at = pointer.wrapping_add(u64::from(self.layout.target_name));
-                let name = Block::read(self.memory, "xt_target.name", at, TARGET_NAME)?.text(0, TARGET_NAME)?;
+                let name =
+                    Block::read(self.memory, "xt_target.name", at, TARGET_NAME)?.text(0, TARGET_NAME)?;
                 names.insert(pointer, name.clone());
                 name
             }
@@ -235,7 +246,11 @@ impl<'a> LegacyReader<'a> {
             if last < first {
                 return Err(info.impossible(self.layout.info_underflow, "a chain that ends before it starts"));
             }
-            runs.push(Run { name: hook.iptables_name().to_owned(), hook: Some(hook), entries: first..last + 1 });
+            runs.push(Run {
+                name: hook.iptables_name().to_owned(),
+                hook: Some(hook),
+                entries: first..last + 1,
+            });
         }
         let base_starts: Vec<_> = runs.iter().map(|run| run.entries.start).collect();
         let ends = |i: &usize| matches!(entries[*i].target, Target::Error(_)) || base_starts.contains(i);
@@ -266,7 +281,9 @@ fn chains(
     let mut chains = Vec::with_capacity(runs.len());
     for run in runs {
         let mut body = &entries[run.entries.clone()];
-        let end = body.last().filter(|entry| run.hook.is_some() || matches!(entry.target, Target::Standard(XT_RETURN)));
+        let end = body
+            .last()
+            .filter(|entry| run.hook.is_some() || matches!(entry.target, Target::Standard(XT_RETURN)));
         if end.is_some() {
             body = &body[..body.len() - 1];
         }
@@ -274,7 +291,11 @@ fn chains(
             (Some(hook), Some(end)) => Some(BaseChain {
                 hook,
                 priority: *priorities.get(&hook).ok_or_else(|| {
-                    ReadError::impossible("xt_table", table, format!("its {} is not hooked", hook.iptables_name()))
+                    ReadError::impossible(
+                        "xt_table",
+                        table,
+                        format!("its {} is not hooked", hook.iptables_name()),
+                    )
                 })?,
                 policy: policy(block, end)?,
                 address: table,
@@ -313,11 +334,13 @@ fn rule(
         Target::Standard(verdict @ ..0) => effect::of_verdict(!verdict)
             .ok_or_else(|| block.impossible(entry.offset, format!("verdict {verdict}")))?,
         // A rule without a target jumps to the entry behind itself.
-        Target::Standard(next) if next.cast_unsigned() == entry.next && !entry.goto => Effect::Continue { target: None },
+        Target::Standard(next) if next.cast_unsigned() == entry.next && !entry.goto => {
+            Effect::Continue { target: None }
+        }
         Target::Standard(offset) => {
-            let chain = *starts
-                .get(&offset.cast_unsigned())
-                .ok_or_else(|| block.impossible(entry.offset, format!("a jump to {offset}, where no chain starts")))?;
+            let chain = *starts.get(&offset.cast_unsigned()).ok_or_else(|| {
+                block.impossible(entry.offset, format!("a jump to {offset}, where no chain starts"))
+            })?;
             if entry.goto { Effect::Goto(chain) } else { Effect::Jump(chain) }
         }
         Target::Error(_) => return Err(block.impossible(entry.offset, "an ERROR target inside a chain")),

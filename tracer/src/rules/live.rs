@@ -70,7 +70,10 @@ impl RulesetReader<'_> {
             Some((reader, generation))
         };
         let stands = hook_reader.read(net)? == hooks
-            && tables.iter().filter_map(|table| table.check).try_fold(true, |all, check| Ok(all && self.holds(check)?))?
+            && tables
+                .iter()
+                .filter_map(|table| table.check)
+                .try_fold(true, |all, check| Ok(all && self.holds(check)?))?
             && nft.map_or(Ok(true), |(reader, generation)| Ok(reader.generation()? == generation))?;
         Ok(stands.then_some(Ruleset { hooks, tables }))
     }
@@ -80,7 +83,8 @@ impl RulesetReader<'_> {
         for (family, table_family) in [(Family::Ipv4, TableFamily::Ip), (Family::Ipv6, TableFamily::Ip6)] {
             let mut found = places.legacy.iter().filter(|((of, _), _)| *of == family).peekable();
             if found.peek().is_some() {
-                let reader = LegacyReader::new(self.memory, self.types, table_family, self.possible_cpus > 1)?;
+                let reader =
+                    LegacyReader::new(self.memory, self.types, table_family, self.possible_cpus > 1)?;
                 for ((_, address), priorities) in found {
                     tables.push(reader.table(*address, priorities)?);
                 }
@@ -114,7 +118,7 @@ fn nft_tables(
         let table = reader.table_of(*chain)?;
         if !seen.contains(&table) {
             seen.push(table);
-            tables.push(reader.table(table, generation)?);
+            tables.extend(reader.table(table, generation)?);
         }
     }
     Ok(tables)

@@ -49,8 +49,27 @@ kernel_layout! {
 
 /// Types of expression that can end a rule early (`NFT_BREAK`) and give no verdict of their own.
 const MAY_FAIL: &[&str] = &[
-    "cmp", "connlimit", "ct", "dynset", "exthdr", "fib", "flow_offload", "inner", "limit", "lookup", "match", "meta",
-    "osf", "payload", "quota", "range", "rt", "socket", "tproxy", "tunnel", "xfrm",
+    "cmp",
+    "connlimit",
+    "ct",
+    "dynset",
+    "exthdr",
+    "fib",
+    "flow_offload",
+    "inner",
+    "limit",
+    "lookup",
+    "match",
+    "meta",
+    "osf",
+    "payload",
+    "quota",
+    "range",
+    "rt",
+    "socket",
+    "tproxy",
+    "tunnel",
+    "xfrm",
 ];
 /// Types that always let the rule go on, and those of them that do something a reader wants named.
 const GO_ON: &[&str] = &["bitwise", "byteorder", "counter", "hash", "immediate", "last", "numgen"];
@@ -136,7 +155,7 @@ impl<'a> Expressions<'a> {
         let mut offset = range.start;
         while offset < range.end {
             let ops = self.ops(block.u64(offset + self.layout.ops)?)?;
-            if ops.length <= self.layout.data || ops.length > range.end - offset {
+            if ops.length < self.layout.data || ops.length == 0 || ops.length > range.end - offset {
                 return Err(block.impossible(offset, format!("an expression of {} bytes", ops.length)));
             }
             facts.expressions.push(ops.type_name.clone());
