@@ -1,3 +1,9 @@
 //! The programs, by what they look at.
 
-pub(crate) mod peek;
+mod device;
+mod forget;
+mod free;
+mod netfilter;
+mod peek;
+mod route;
+mod socket;

@@ -15,5 +15,6 @@ pub use block::Block;
 pub use btf::KernelTypes;
 pub use error::ReadError;
 pub use memory::Memory;
+pub use net::{current_net, in_netns};
 pub use peek::Peek;
 pub use symbols::Symbols;

@@ -6,3 +6,6 @@ pub mod index;
 mod legacy;
 pub mod live;
 mod nft;
+pub mod path;
+pub mod resolve;
+pub mod text;
