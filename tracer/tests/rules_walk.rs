@@ -2,7 +2,12 @@
 
 mod lab;
 
-use std::{collections::BTreeMap, net::UdpSocket};
+use std::{
+    collections::BTreeMap,
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use lab::Lab;
 use tracer::{
@@ -192,4 +197,238 @@ fn iptables_nft_is_walked_as_it_is_saved() {
 #[test]
 fn ip6tables_nft_is_walked_as_it_is_saved() {
     compare(Backend::IptablesNft, true);
+}
+
+/// Chain to (handle, packets of the rule's counter), as `nft -j -a list table` prints them.
+fn listed(lab: &Lab, family: &str, name: &str) -> BTreeMap<String, Vec<(u64, Option<u64>)>> {
+    let json: serde_json::Value =
+        serde_json::from_str(&lab.run(&format!("nft -j -a list table {family} {name}"))).unwrap();
+    let mut chains: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for object in json["nftables"].as_array().unwrap() {
+        if let Some(name) = object["chain"]["name"].as_str() {
+            chains.insert(name.to_owned(), Vec::new());
+        } else if let Some(rule) = object.get("rule") {
+            let statements = rule["expr"].as_array().unwrap();
+            let packets = statements.iter().find_map(|s| s["counter"]["packets"].as_u64());
+            chains
+                .get_mut(rule["chain"].as_str().unwrap())
+                .unwrap()
+                .push((rule["handle"].as_u64().unwrap(), packets));
+        }
+    }
+    chains
+}
+
+fn walked_handles(lab: &Lab, table: &TableIndex) -> BTreeMap<String, Vec<(u64, Option<u64>)>> {
+    let rules = |chain: &Chain| {
+        let rules = chain.rules.iter();
+        rules.map(|r| (r.handle.unwrap(), r.counter.map(|c| packets(lab, table, c.index)))).collect()
+    };
+    table.chains.iter().map(|chain| (chain.name.clone(), rules(chain))).collect()
+}
+
+#[test]
+fn handles_of_iptables_nft_are_those_of_nft() {
+    let lab = Lab::new();
+    restore(&lab, "iptables-nft-restore", false);
+    lab.run("iptables-nft -w -D INPUT 2");
+    lab.run("iptables-nft -w -I INPUT 1 -p icmp -j ACCEPT");
+    send(&lab, false);
+    let ruleset = ruleset(&lab);
+    for name in TABLES {
+        let table = table(&ruleset, Backend::IptablesNft, TableFamily::Ip, name);
+        assert_eq!(walked_handles(&lab, table), listed(&lab, "ip", name), "{name}");
+    }
+}
+
+const NATIVE: &str = r#"
+table inet wall {
+    counter shared { }
+    set bad { type ipv4_addr; elements = { 192.0.2.1 }; }
+    map ports { type inet_service : verdict; elements = { 9 : drop }; }
+    chain in {
+        type filter hook input priority -5; policy drop;
+        iif lo counter jump services
+        counter ct state established,related accept
+        ct state invalid counter log prefix "odd " drop
+        ip saddr @bad counter drop
+        tcp dport vmap @ports
+        counter name shared
+        limit rate 100/second counter accept
+        counter meta mark set 0x5 goto tail
+        reject
+    }
+    chain services {
+        udp dport { 7001, 7002 } counter accept
+        udp dport 7003 counter return
+        counter
+    }
+    chain tail {
+        counter notrack return
+    }
+}
+table ip mynat {
+    chain out { type nat hook output priority -90; udp dport 7002 counter dnat to 127.0.0.1:7001; }
+    chain post { type nat hook postrouting priority 100; counter masquerade; }
+}
+"#;
+
+#[test]
+fn a_native_ruleset_is_walked_as_it_is_listed() {
+    let lab = Lab::new();
+    lab.nft(&NATIVE.replace("; }\n", ";\n}\n"));
+    send(&lab, false);
+    let ruleset = ruleset(&lab);
+    let wall = table(&ruleset, Backend::Nftables, TableFamily::Inet, "wall");
+    assert_eq!(walked_handles(&lab, wall), listed(&lab, "inet", "wall"));
+    let mynat = table(&ruleset, Backend::Nftables, TableFamily::Ip, "mynat");
+    assert_eq!(walked_handles(&lab, mynat), listed(&lab, "ip", "mynat"));
+
+    let input = chain(wall, "in");
+    let base = input.base.as_ref().unwrap();
+    assert_eq!((base.hook, base.priority, base.policy), (Hook::Input, -5, Verdict::Drop));
+    let effects: Vec<_> = input.rules.iter().map(|rule| effect_text(wall, &rule.effect)).collect();
+    assert_eq!(
+        effects,
+        [
+            "-j services",
+            "-j accept",
+            "-j drop",
+            "-j drop",
+            "-j vmap",
+            "",
+            "-j accept",
+            "-g tail",
+            "-j reject"
+        ]
+    );
+    assert!(matches!(input.rules[4].effect, Effect::Unknown { .. }), "a verdict map may do anything");
+    assert!(matches!(input.rules[8].effect, Effect::Final { verdict: Verdict::Reject, .. }));
+    let proofs: Vec<_> = input.rules.iter().map(|rule| rule.counter.map(|c| c.proves_match)).collect();
+    assert_eq!(
+        proofs,
+        [Some(true), Some(false), Some(true), Some(true), None, None, Some(true), Some(true), None],
+        "a condition behind a counter takes its proof away"
+    );
+    let services: Vec<_> =
+        chain(wall, "services").rules.iter().map(|r| effect_text(wall, &r.effect)).collect();
+    assert_eq!(services, ["-j accept", "-j RETURN", ""]);
+    let out = chain(mynat, "out");
+    assert_eq!(out.base.as_ref().unwrap().priority, -90);
+    assert!(
+        matches!(&out.rules[0].effect, Effect::Final { verdict: Verdict::Accept, target } if target == "nat")
+    );
+}
+
+#[test]
+fn a_user_table_in_the_name_of_iptables_is_not_taken_for_its() {
+    let lab = Lab::new();
+    lab.nft("table ip filter { chain INPUT { type filter hook input priority 0;\n tcp dport 1 accept\n}\n}");
+    lab.nft("table ip nat { chain PREROUTING { type nat hook prerouting priority -101;\n}\n}");
+    lab.nft("table ip6 filter { chain FORWARD { type filter hook forward priority 0;\n counter ct state new drop\n}\n}");
+    let ruleset = ruleset(&lab);
+    let backends: Vec<_> = ruleset.tables.iter().map(|t| (t.name.as_str(), t.backend)).collect();
+    assert!(backends.iter().all(|(_, backend)| *backend == Backend::Nftables), "{backends:?}");
+    assert_eq!(backends.len(), 3);
+}
+
+#[test]
+fn both_backends_are_told_apart_at_one_hook() {
+    let lab = Lab::new();
+    lab.run("iptables-legacy -w -A INPUT -j ACCEPT");
+    lab.run("iptables-nft -w -A INPUT -j DROP");
+    let ruleset = ruleset(&lab);
+    let legacy = table(&ruleset, Backend::IptablesLegacy, TableFamily::Ip, "filter");
+    let nft = table(&ruleset, Backend::IptablesNft, TableFamily::Ip, "filter");
+    assert_eq!(effect_text(legacy, &chain(legacy, "INPUT").rules[0].effect), "-j ACCEPT");
+    assert_eq!(effect_text(nft, &chain(nft, "INPUT").rules[0].effect), "-j DROP");
+}
+
+#[test]
+fn the_check_fails_once_rules_change_and_only_in_that_namespace() {
+    let (lab, other) = (Lab::new(), Lab::new());
+    for line in ["iptables-legacy -w -A INPUT -j ACCEPT", "iptables-nft -w -A INPUT -j DROP"] {
+        lab.run(line);
+        other.run(line);
+    }
+    let reader = reader(&lab);
+    let holds = |ruleset: &Ruleset| -> Vec<bool> {
+        ruleset.tables.iter().map(|table| reader.holds(table.check.unwrap()).unwrap()).collect()
+    };
+    let (mine, others) = (ruleset(&lab), ruleset(&other));
+    assert_eq!(holds(&mine), [true, true]);
+    lab.run("iptables-nft -w -A INPUT -j ACCEPT");
+    assert_eq!(holds(&mine), [true, false]);
+    lab.run("iptables-legacy -w -A INPUT -j DROP");
+    assert_eq!(holds(&mine), [false, false]);
+    assert_eq!(holds(&others), [true, true]);
+}
+
+#[test]
+fn five_thousand_rules_are_walked() {
+    let lab = Lab::new();
+    let rules: String = (0..5000u32)
+        .map(|i| {
+            format!(
+                "-A INPUT -s 10.{}.{}.{} -p tcp --dport 22 -j DROP\n",
+                i >> 16 & 255,
+                i >> 8 & 255,
+                i & 255
+            )
+        })
+        .collect();
+    let script = format!("*filter\n:INPUT ACCEPT [0:0]\n{rules}COMMIT\n");
+    for (tool, backend) in
+        [("iptables-legacy-restore", Backend::IptablesLegacy), ("iptables-nft-restore", Backend::IptablesNft)]
+    {
+        lab.feed(&[tool, "-w"], &script);
+        let ruleset = ruleset(&lab);
+        assert_eq!(chain(table(&ruleset, backend, TableFamily::Ip, "filter"), "INPUT").rules.len(), 5000);
+    }
+}
+
+/// Also when an assertion fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_ruleset_that_changes_all_the_time_is_read_whole_or_not_at_all() {
+    let lab = Lab::new();
+    let script = |mark: u32, rules: u32| {
+        let rules: String = (0..rules).map(|_| format!("-A chain -j MARK --set-xmark {mark}\n")).collect();
+        format!("*mangle\n:OUTPUT ACCEPT [0:0]\n:chain - [0:0]\n{rules}-A OUTPUT -j chain\nCOMMIT\n")
+    };
+    let (few, many) = (script(1, 3), script(2, 300));
+    let tools = ["iptables-legacy-restore", "iptables-nft-restore"];
+    tools.iter().for_each(|tool| drop(lab.feed(&[tool, "-w"], &few)));
+    let stop = AtomicBool::new(false);
+    let (mut read, mut refused) = (0, 0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for script in [&many, &few] {
+                    tools.iter().for_each(|tool| drop(lab.feed(&[tool, "-w"], script)));
+                }
+            }
+        });
+        let _stop = StopOnDrop(&stop);
+        for _ in 0..100 {
+            match reader(&lab).read(lab.net()) {
+                Ok(ruleset) => {
+                    read += 1;
+                    for table in &ruleset.tables {
+                        let rules = chain(table, "chain").rules.len();
+                        assert!(rules == 3 || rules == 300, "{rules} rules in {table:?}");
+                    }
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    });
+    assert!(read > refused, "{read} read, {refused} refused");
 }

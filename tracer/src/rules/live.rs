@@ -118,7 +118,7 @@ fn nft_tables(
         let table = reader.table_of(*chain)?;
         if !seen.contains(&table) {
             seen.push(table);
-            tables.push(reader.table(table, generation)?);
+            tables.extend(reader.table(table, generation)?);
         }
     }
     Ok(tables)

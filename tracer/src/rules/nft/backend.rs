@@ -6,7 +6,7 @@ use crate::{
     rules::index::BaseChain,
 };
 
-/// The base chains that iptables-nft makes: table, chain, type, priority.
+/// The base chains that iptables-nft makes: table, chain, type, priority (`security` not at the kernel's own 50).
 const BUILTIN: &[(&str, &str, &str, i32)] = &[
     ("raw", "PREROUTING", "filter", -300),
     ("raw", "OUTPUT", "filter", -300),
@@ -22,9 +22,9 @@ const BUILTIN: &[(&str, &str, &str, i32)] = &[
     ("filter", "INPUT", "filter", 0),
     ("filter", "FORWARD", "filter", 0),
     ("filter", "OUTPUT", "filter", 0),
-    ("security", "INPUT", "filter", 50),
-    ("security", "FORWARD", "filter", 50),
-    ("security", "OUTPUT", "filter", 50),
+    ("security", "INPUT", "filter", 150),
+    ("security", "FORWARD", "filter", 150),
+    ("security", "OUTPUT", "filter", 150),
 ];
 
 /// Expressions that iptables-nft writes and reads back; it calls a table with any other "incompatible".

@@ -155,7 +155,7 @@ impl<'a> Expressions<'a> {
         let mut offset = range.start;
         while offset < range.end {
             let ops = self.ops(block.u64(offset + self.layout.ops)?)?;
-            if ops.length <= self.layout.data || ops.length > range.end - offset {
+            if ops.length < self.layout.data || ops.length == 0 || ops.length > range.end - offset {
                 return Err(block.impossible(offset, format!("an expression of {} bytes", ops.length)));
             }
             facts.expressions.push(ops.type_name.clone());

@@ -38,6 +38,7 @@ kernel_layout! {
         table_size: size("nft_table"),
         table_name: offset("nft_table", "name"),
         table_family: bits("nft_table", "family"),
+        table_genmask: bits("nft_table", "genmask"),
         table_chains: offset("nft_table", "chains"),
         chain_size: size("nft_chain"),
         chain_list: offset("nft_chain", "list"),
@@ -70,6 +71,13 @@ pub(crate) struct Generation {
     cursor: u8,
     /// Changes with every commit.
     pub(crate) check: Check,
+}
+
+impl Generation {
+    /// Whether the object with this generation mask is in force (`nft_is_active`).
+    fn has(self, mask: BitField, object: &Block) -> Result<bool, ReadError> {
+        Ok(mask.extract(object.u64(mask.unit())?) >> self.cursor & 1 == 0)
+    }
 }
 
 /// Reads nft tables of one namespace.
@@ -134,13 +142,21 @@ impl<'a> NftReader<'a> {
         Block::read(self.memory, "nft_chain", chain, self.layout.chain_size)?.u64(self.layout.chain_table)
     }
 
-    /// The table at `address`, as `generation` has it.
+    /// The table at `address`, as `generation` has it; `None` for one that a transaction is about to add (its
+    /// base chains are hooked already, and have no rules) or has deleted.
     ///
     /// # Errors
     /// [`ReadError`]; when rules are replaced meanwhile, their memory may be gone or say something else.
-    pub(crate) fn table(&self, address: u64, generation: Generation) -> Result<TableIndex, ReadError> {
+    pub(crate) fn table(
+        &self,
+        address: u64,
+        generation: Generation,
+    ) -> Result<Option<TableIndex>, ReadError> {
         let layout = &self.layout;
         let table = Block::read(self.memory, "nft_table", address, layout.table_size)?;
+        if !generation.has(layout.table_genmask, &table)? {
+            return Ok(None);
+        }
         let number = layout.table_family.extract(table.u64(layout.table_family.unit())?);
         let family = family(number)
             .ok_or_else(|| table.impossible(layout.table_family.unit(), format!("family {number}")))?;
@@ -171,7 +187,7 @@ impl<'a> NftReader<'a> {
                 .flat_map(|chain| &mut chain.rules)
                 .for_each(|rule| in_iptables_words(&mut rule.effect));
         }
-        Ok(TableIndex { backend, family, name, chains, counters, check: Some(generation.check) })
+        Ok(Some(TableIndex { backend, family, name, chains, counters, check: Some(generation.check) }))
     }
 
     fn text(&self, what: &'static str, address: u64) -> Result<String, ReadError> {
@@ -195,8 +211,7 @@ impl<'a> NftReader<'a> {
             }
             let address = link.wrapping_sub(u64::from(layout.chain_list));
             let chain = Block::read(self.memory, "nft_chain", address, layout.chain_size)?;
-            let genmask = layout.chain_genmask.extract(chain.u64(layout.chain_genmask.unit())?);
-            if genmask >> generation.cursor & 1 == 0 {
+            if generation.has(layout.chain_genmask, &chain)? {
                 chains.push(self.chain(&chain, generation)?);
             }
             link = chain.u64(layout.chain_list)?;
