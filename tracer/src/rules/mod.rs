@@ -1,4 +1,11 @@
 //! Rule attribution: the live ruleset's structure (index), the walk that a set of moved counters tells (path),
 //! and each rule's text (text).
 
+mod effect;
 pub mod index;
+mod legacy;
+pub mod live;
+mod nft;
+pub mod path;
+pub mod resolve;
+pub mod text;
