@@ -9,7 +9,7 @@ use crate::model::{
 use super::Case;
 
 /// A finding whose texts hold no control characters, whatever a rule comment or a name held.
-pub(super) fn finding(code: &'static str, summary: &str, evidence: Vec<String>, fix: &str) -> Finding {
+pub(super) fn finding(code: &'static str, summary: &str, evidence: &[String], fix: &str) -> Finding {
     let clean = |text: &str| text.replace(char::is_control, "?");
     Finding {
         code,

@@ -51,6 +51,6 @@ impl Check for BridgedPacketFiltered {
             "{}  # or, if nothing on this host relies on it (Docker's isolation and Kubernetes do): sysctl -w net.bridge.{setting}=0",
             words::accept_command(case, judge, Some(judge.before.source)),
         );
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }

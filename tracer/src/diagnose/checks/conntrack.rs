@@ -46,7 +46,7 @@ impl Check for Invalid {
         let mut evidence = vec!["conntrack: state INVALID".to_owned(), words::judgement(judge)];
         evidence.extend(flags.map(|flags| format!("TCP flags {flags}")));
         let fix = "conntrack -L  # is there an entry for it? With one-way (asymmetric) routing: sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1, or do not track it (raw table, CT --notrack)";
-        Answer::Found(words::finding(self.code(), &summary, evidence, fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, fix))
     }
 }
 
@@ -103,7 +103,7 @@ impl Check for Full {
             "sysctl -w net.netfilter.nf_conntrack_max={}  # and look who fills it: conntrack -L | awk '{{print $1, $4, $5}}' | sort | uniq -c | sort -rn | head",
             table.max.saturating_mul(2)
         );
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 
@@ -136,18 +136,22 @@ impl Check for StaleMapping {
                 return None;
             }
             let ruleset = case.ruleset(leg.netns).filter(|ruleset| ruleset.unread.is_empty())?;
-            let question = case.question(&leg, leg.entry, true);
-            let today = ruleset.destination_nat(case.is_ipv6()).find(|placed| {
-                let asked = super::ruleset::Question { to_local: None, state: None, ..question };
-                placed.table.is_reached(&placed.chain.name)
-                    && placed.rule.facts.matches(&asked) != super::ruleset::Maybe::No
-            });
-            let led = rewritten.unwrap_or(by_mapping).after;
-            let differs = match (today, rewritten) {
-                (Some(placed), _) => leads_elsewhere(&placed, led.destination, led.destination_port),
-                (None, Some(_)) => true,
-                (None, None) => false,
+            let hook = if leg.starts_here() { Hook::Output } else { Hook::Prerouting };
+            // The connection's first packet is what the rules would be asked about.
+            let question = super::ruleset::Question {
+                state: Some(CtState::New),
+                to_local: None,
+                ..case.question(&leg, leg.entry, true)
             };
+            let today = ruleset.destination_nat_for(hook, &question);
+            let led = rewritten.unwrap_or(by_mapping).after;
+            let differs = match (today.is_empty(), rewritten) {
+                (true, rewritten) => rewritten.is_some(),
+                (false, _) => {
+                    today.iter().all(|placed| leads_elsewhere(placed, led.destination, led.destination_port))
+                }
+            };
+            let today = today.first().copied();
             differs.then_some((leg, rewritten.unwrap_or(by_mapping), today))
         });
         let Some((leg, mapped, today)) = found else { return Answer::No };
@@ -211,5 +215,5 @@ fn stale(
     );
     let port = first.destination_port.map(|port| format!(" --orig-port-dst {port}")).unwrap_or_default();
     let fix = format!("conntrack -D -p {} --orig-dst {}{port}", case.protocol(), first.destination);
-    words::finding(code, &summary, evidence, &fix)
+    words::finding(code, &summary, &evidence, &fix)
 }

@@ -6,21 +6,12 @@ use super::{
     Answer, Case, Check, VERDICTS,
     case::decided,
     leg::Leg,
-    ruleset::{Ending, Maybe, Placed, RulesetView, Target},
+    ruleset::{Ending, Placed, RulesetView, Target},
     words,
 };
 
-/// Chains that Docker makes in the filter table, before version 28 and from it on.
-const DOCKER_FILTER_CHAINS: [&str; 8] = [
-    "DOCKER",
-    "DOCKER-FORWARD",
-    "DOCKER-CT",
-    "DOCKER-BRIDGE",
-    "DOCKER-INTERNAL",
-    "DOCKER-ISOLATION-STAGE-1",
-    "DOCKER-ISOLATION-STAGE-2",
-    "DOCKER-INGRESS",
-];
+/// Chains through which Docker lets packets pass, before version 28 and from it on.
+const DOCKER_FILTER_CHAINS: [&str; 3] = ["DOCKER", "DOCKER-FORWARD", "DOCKER-BRIDGE"];
 
 const RESTART: &str = "systemctl restart docker  # Docker writes its chains again. To load your own rules without wiping Docker's: iptables-restore --noflush; rules about containers belong in DOCKER-USER";
 
@@ -75,7 +66,7 @@ impl Check for ForwardDropAfterDnat {
             );
         }
         let fix = if wiped { RESTART.to_owned() } else { words::accept_command(case, judge, None) };
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 
@@ -95,8 +86,7 @@ fn nothing_let_it_through(judge: &NetfilterStage) -> bool {
         let words: Vec<&str> = text.split(' ').filter(|word| *word != "counter").collect();
         matches!(words.as_slice(), ["-A", _, "-j", "DROP"] | ["drop"])
     });
-    (in_base && catch_all)
-        || (rule.chain != "DOCKER-USER" && DOCKER_FILTER_CHAINS[..5].contains(&rule.chain.as_str()))
+    (in_base && catch_all) || rule.chain == "DOCKER"
 }
 
 fn taker(judge: &NetfilterStage) -> String {
@@ -151,7 +141,7 @@ fn look_published(code: &'static str, case: &Case<'_>) -> Option<Finding> {
     } else {
         "# write the DNAT rule again, in nat PREROUTING, with conditions that this packet meets"
     };
-    Some(words::finding(code, &summary, evidence, fix))
+    Some(words::finding(code, &summary, &evidence, fix))
 }
 
 /// What says that the port is published; `None` when nothing does.
@@ -181,7 +171,7 @@ fn published(case: &Case<'_>, leg: &Leg<'_>, port: u16) -> Option<Vec<String>> {
 /// Programs that container engines start to listen on published ports.
 const RELAYS: [&str; 4] = ["docker-proxy", "rootlessport", "rootlesskit", "conmon"];
 
-/// A DNAT rule for this port that did not take this packet.
+/// A DNAT rule for this port that could not take this packet.
 fn unused_rule(case: &Case<'_>, leg: &Leg<'_>, ruleset: &RulesetView, port: u16) -> Option<String> {
     let to_local = leg.is_local(leg.exit.destination, case.network(leg.netns));
     let question = case.question(leg, leg.exit, to_local);
@@ -192,14 +182,18 @@ fn unused_rule(case: &Case<'_>, leg: &Leg<'_>, ruleset: &RulesetView, port: u16)
                 && condition.any_of.iter().any(|(first, last)| (*first..=*last).contains(&port))
         }) && wanted.protocol.as_ref().is_none_or(|condition| condition.any_of.contains(&case.protocol()))
     };
-    ruleset.destination_nat(case.is_ipv6()).filter(for_port).find_map(|placed| {
-        let text = &placed.rule.text;
-        let chain = &placed.chain.name;
-        if !placed.table.is_reached(chain) {
-            return Some(format!("ruleset: `{text}` is there, but no rule jumps to its chain {chain}"));
-        }
-        let refuses = placed.rule.facts.matches(&question) == Maybe::No;
-        refuses.then(|| format!("ruleset: `{text}` is there, but asks for something that this packet is not"))
+    let could_take = ruleset.destination_nat_for(Hook::Prerouting, &question);
+    let rule = ruleset
+        .destination_nat(case.is_ipv6())
+        .filter(for_port)
+        .find(|placed| !could_take.iter().any(|taking| std::ptr::eq(taking.rule, placed.rule)))?;
+    let (text, chain) = (&rule.rule.text, &rule.chain.name);
+    Some(if rule.table.is_reached(chain) {
+        format!(
+            "ruleset: `{text}` is there, but it, or the way to its chain, asks for something that this packet is not"
+        )
+    } else {
+        format!("ruleset: `{text}` is there, but no rule jumps to its chain {chain}")
     })
 }
 
@@ -263,7 +257,7 @@ impl Check for RuleOnUnusedChain {
         Answer::Found(words::finding(
             self.code(),
             &summary,
-            evidence,
+            &evidence,
             &where_it_belongs(case, rewritten, &rule),
         ))
     }

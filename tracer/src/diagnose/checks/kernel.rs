@@ -43,11 +43,14 @@ impl Check for DroppedByKernel {
             words::ending(case),
             words::packet(case.protocol(), packet)
         );
-        let evidence = [
+        let evidence: Vec<String> = [
             outcome.reason.as_ref().map(|reason| format!("reason {reason}")),
             outcome.location.as_ref().map(|location| format!("freed in {location}")),
             outcome.answer.as_ref().map(|answer| format!("answered with {answer}")),
-        ];
-        Answer::Found(words::finding(self.code(), &summary, evidence.into_iter().flatten().collect(), fix))
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        Answer::Found(words::finding(self.code(), &summary, &evidence, fix))
     }
 }

@@ -1,5 +1,7 @@
 //! Nobody took the packet.
 
+use std::net::IpAddr;
+
 use crate::{
     enrich::{SocketEntry, Sockets},
     model::Protocol,
@@ -44,6 +46,9 @@ impl Check for OnOtherAddress {
         let Some(Refused { leg, port }) = refused(case) else { return Answer::No };
         let others: Vec<_> =
             case.sockets(leg.netns).into_iter().flat_map(|s| s.listeners(case.protocol(), port)).collect();
+        if others.iter().any(|socket| takes(socket, leg.exit.destination)) {
+            return Answer::No;
+        }
         let Some(first) = others.first() else { return Answer::No };
         let wanted = leg.exit.destination;
         // Bound to `::` and yet refused: it is for IPv6 only.
@@ -73,8 +78,14 @@ impl Check for OnOtherAddress {
                 "# let the service listen on {wanted} or {any} (its own configuration, e.g. `bind` or `listen`)"
             ),
         };
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
+}
+
+/// The socket takes packets for that address; one bound to `::` and yet passed over is for IPv6 only.
+fn takes(socket: &SocketEntry, address: IpAddr) -> bool {
+    let local = socket.local.address;
+    local == address || (local.is_unspecified() && local.is_ipv4() == address.is_ipv4())
 }
 
 fn listening(socket: &SocketEntry) -> String {
@@ -103,8 +114,12 @@ impl Check for Nobody {
         );
         let mut evidence: Vec<String> =
             leg.destination_rewritten().map(words::rewriting).into_iter().collect();
-        evidence.push(match case.sockets(leg.netns) {
-            Some(_) => format!("sockets: no {protocol} socket of this namespace is bound to port {port}"),
+        let now = case.sockets(leg.netns).map(|sockets| {
+            sockets.listeners(protocol, port).find(|socket| takes(socket, leg.exit.destination))
+        });
+        evidence.push(match now {
+            Some(None) => format!("sockets: no {protocol} socket of this namespace is bound to port {port}"),
+            Some(Some(socket)) => format!("{} by now: it began after the packet came", listening(socket)),
             None => "the kernel's own word: NO_SOCKET (the socket list could not be read)".to_owned(),
         });
         let elsewhere = case.surroundings.iter().filter(|known| known.netns != leg.netns).find_map(|known| {
@@ -117,6 +132,6 @@ impl Check for Nobody {
         let fix = format!(
             "ss -lnp 'sport = :{port}'  # start the service, or correct the port; in a container: `nsenter -t PID -n ss -lnp`"
         );
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }

@@ -64,7 +64,7 @@ impl Check for SourceHidden {
             relayed,
         ];
         let fix = "# let the packets reach the service by NAT instead of the proxy (with Docker: a DNAT rule that takes them; `--userland-proxy=false`), or have the proxy pass the client's address on (PROXY protocol, X-Forwarded-For)";
-        Answer::Found(words::finding(self.code(), &summary, evidence, fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, fix))
     }
 }
 

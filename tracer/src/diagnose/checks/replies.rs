@@ -101,7 +101,7 @@ fn private_source(code: &'static str, case: &Case<'_>, leg: &Leg<'_>, why: Strin
         nat_binary(case, leg),
         words::quoted(output)
     );
-    words::finding(code, &summary, evidence, &fix)
+    words::finding(code, &summary, &evidence, &fix)
 }
 
 fn no_reply(case: &Case<'_>) -> String {
@@ -194,5 +194,5 @@ fn bypassing(code: &'static str, case: &Case<'_>, leg: &Leg<'_>) -> Finding {
         nat_binary(case, leg),
         case.protocol()
     );
-    words::finding(code, &summary, evidence, &fix)
+    words::finding(code, &summary, &evidence, &fix)
 }

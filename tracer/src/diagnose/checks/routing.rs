@@ -66,7 +66,7 @@ impl Check for IpForwardingOff {
         evidence.push(ended(case));
         let fix =
             format!("sysctl -w {switch}=1  # keep it: echo '{switch}=1' > /etc/sysctl.d/99-forward.conf");
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 
@@ -95,7 +95,7 @@ impl Check for RouteLocalnetOff {
         let (Some(input), true) = (input, loopback) else { return Answer::No };
         let certain = case.reason_is(&["IP_LOCALNET"]);
         let allowed = case.settings(leg.netns).and_then(|settings| settings.route_localnet(input));
-        if !certain && !(case.reason_is_vague() && allowed == Some(false)) {
+        if !(certain || case.reason_is_vague() && allowed == Some(false)) {
             return Answer::No;
         }
         let rewritten = leg.destination_rewritten();
@@ -117,7 +117,7 @@ impl Check for RouteLocalnetOff {
         let fix = format!(
             "sysctl -w net.ipv4.conf.{input}.route_localnet=1  # then others on that link can reach services on 127.0.0.1, too; better: let the service listen on an address of this host and translate to that"
         );
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 
@@ -169,7 +169,7 @@ impl Check for ReversePathFilter {
         let fix = format!(
             "sysctl -w net.ipv4.conf.{input}.rp_filter=2  # loose: any route back suffices; or give {source} a route over {input}"
         );
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 
@@ -245,7 +245,7 @@ impl Check for NoRoute {
             ),
             None => format!("ip route get {0}  # then: ip route add {0} via GATEWAY", leg.exit.destination),
         };
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 
@@ -315,7 +315,7 @@ impl Check for NeighbourUnreachable {
                 format!("ip neigh show {next}  # is that machine or container up, and its address right?")
             }
         };
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 

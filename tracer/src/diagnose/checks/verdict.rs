@@ -3,7 +3,7 @@
 use crate::model::{DecidedBy, NetfilterStage, Verdict};
 
 use super::{
-    Answer, Case, Check, VERDICTS,
+    Answer, Case, Check,
     case::decided,
     leg::Leg,
     ruleset::{Ending, Target},
@@ -80,7 +80,7 @@ fn by_rule(
         (None, Some(delete)) => format!("{accept}  # or, if the rule is not wanted at all: {delete}"),
         (None, None) => accept,
     };
-    words::finding(code, &summary, evidence, &fix)
+    words::finding(code, &summary, &evidence, &fix)
 }
 
 /// The ipset that the deciding rule asks, when it is a single one and asked positively.
@@ -124,7 +124,7 @@ impl Check for DroppedByPolicy {
             evidence.push(format!("matched on the way, without deciding: {}", matched.join(", ")));
         }
         let fix = words::accept_command(case, stage, Some(stage.before.source));
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 
@@ -137,7 +137,7 @@ impl Check for MixedBackends {
     }
 
     fn replaces(&self) -> &'static [&'static str] {
-        &VERDICTS
+        &["dropped-by-rule", "dropped-by-policy", "rejected-by-rule", "forward-drop-after-dnat"]
     }
 
     fn look(&self, case: &Case<'_>) -> Answer {
@@ -155,7 +155,7 @@ impl Check for MixedBackends {
             "{}  # then keep all rules in one backend: `update-alternatives --display iptables` shows which one `iptables` writes to",
             words::accept_command(case, judge, Some(judge.before.source))
         );
-        Answer::Found(words::finding(self.code(), &summary, evidence, &fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
 }
 

@@ -52,7 +52,7 @@ impl<T> Condition<T> {
 }
 
 /// Inclusive range of ports.
-pub type Ports = (u16, u16);
+pub(super) type Ports = (u16, u16);
 
 /// What a rule asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

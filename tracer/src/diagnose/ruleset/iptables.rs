@@ -88,7 +88,7 @@ fn facts(rule: &str, chains: &[String]) -> RuleFacts {
         match word {
             "-j" | "--jump" => {
                 let target = rest.next().unwrap_or_default();
-                facts.target = self::target(target, rest.by_ref().collect(), chains);
+                facts.target = self::target(target, &rest.by_ref().collect::<Vec<_>>(), chains);
             }
             "-g" | "--goto" => facts.target = Target::Goto(rest.next().unwrap_or_default().to_owned()),
             _ => {
@@ -147,7 +147,7 @@ fn selector<'a>(
     }
 }
 
-fn target(name: &str, options: Vec<&str>, chains: &[String]) -> Target {
+fn target(name: &str, options: &[&str], chains: &[String]) -> Target {
     let value = |wanted: &str| {
         options.iter().position(|option| *option == wanted).and_then(|at| options.get(at + 1)).copied()
     };

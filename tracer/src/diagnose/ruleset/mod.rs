@@ -102,6 +102,20 @@ impl RulesetView {
         })
     }
 
+    /// The rules at a hook that could rewrite the destination of a packet, as far as they are understood.
+    #[must_use]
+    pub fn destination_nat_for(&self, hook: Hook, question: &Question<'_>) -> Vec<Placed<'_>> {
+        let ipv6 = question.destination.is_ipv6();
+        let mut found = Vec::new();
+        for table in self.tables.iter().filter(|table| table.judges(ipv6)) {
+            for base in table.chains.iter().filter(|chain| chain.base.is_some_and(|base| base.hook == hook)) {
+                found.extend(table.possible(base, question));
+            }
+        }
+        found.retain(|placed| matches!(placed.rule.facts.target, Target::Dnat(_) | Target::Redirect(_)));
+        found
+    }
+
     /// Rules that rewrite the source.
     pub fn source_nat(&self, ipv6: bool) -> impl Iterator<Item = Placed<'_>> {
         self.rules().filter(move |placed| {

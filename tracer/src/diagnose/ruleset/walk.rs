@@ -3,7 +3,7 @@
 
 use crate::model::Verdict;
 
-use super::{ChainView, Maybe, Question, RuleView, TableView, Target};
+use super::{ChainView, Maybe, Placed, Question, RuleView, TableView, Target};
 
 /// How a walk ends for certain, when no rule that is only possible ends it before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,45 @@ impl TableView {
             walk.ending = Ending::Rule { chain, rule, verdict };
         }
         Some(walk)
+    }
+
+    /// Every rule that may match the packet on some way from `from` on.
+    #[must_use]
+    pub fn possible<'a>(&'a self, from: &'a ChainView, question: &Question<'_>) -> Vec<Placed<'a>> {
+        let mut found = Vec::new();
+        self.collect_possible(from, question, 0, &mut found);
+        found
+    }
+
+    /// True when the packet goes no further than this chain, for certain.
+    fn collect_possible<'a>(
+        &'a self,
+        chain: &'a ChainView,
+        question: &Question<'_>,
+        depth: usize,
+        found: &mut Vec<Placed<'a>>,
+    ) -> bool {
+        for rule in &chain.rules {
+            let matches = rule.facts.matches(question);
+            if matches == Maybe::No {
+                continue;
+            }
+            found.push(Placed { table: self, chain, rule });
+            let sure = matches == Maybe::Yes;
+            let ends = match &rule.facts.target {
+                Target::Continue | Target::Unknown => false,
+                Target::Jump(to) | Target::Goto(to) => self
+                    .chain(to)
+                    .filter(|_| depth < DEEPEST)
+                    .is_some_and(|next| self.collect_possible(next, question, depth + 1, found)),
+                Target::Return if sure => return false,
+                _ => true,
+            };
+            if sure && ends {
+                return true;
+            }
+        }
+        false
     }
 
     /// `certain`: this chain is reached for certain.
