@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod correlate;
 pub mod decode;
+pub mod diagnose;
 pub mod enrich;
 pub mod error;
 pub mod kernel;
