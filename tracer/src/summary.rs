@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::model::{
-    Backend, DecidedBy, Finding, Journey, NetfilterStage, OutcomeKind, StageKind, Summary, SummaryFinding,
+    Backend, DecidedBy, Finding, Journey, NetfilterStage, OutcomeKind, StageKind, Summary, SummaryFinding, Verdict,
 };
 
 /// Whether a journey reached the user.
@@ -102,7 +102,10 @@ impl Tally {
 pub(crate) fn fatal_stage(journey: &Journey) -> Option<&NetfilterStage> {
     let index = journey.outcome.stage.filter(|_| journey.outcome.result.is_bad())?;
     match &journey.stages.get(index)?.kind {
-        StageKind::Netfilter(stage) => Some(stage),
+        StageKind::Netfilter(stage) => {
+            // Behind a table that let it pass, something else refused it: a socket, say.
+            (stage.verdict != Some(Verdict::Accept)).then_some(stage)
+        }
         StageKind::Device(_) | StageKind::Route(_) => None,
     }
 }
