@@ -2,6 +2,7 @@
 //! Read ARCHITECTURE.md first.
 
 pub mod diagnose;
+pub mod doctor;
 pub mod enrich;
 pub mod model;
 pub mod rules;

@@ -56,6 +56,17 @@ pub enum Backend {
     Nftables,
 }
 
+impl Backend {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IptablesLegacy => "iptables-legacy",
+            Self::IptablesNft => "iptables-nft",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
 /// Family of a table, as nft spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,6 +77,20 @@ pub enum TableFamily {
     Bridge,
     Netdev,
     Arp,
+}
+
+impl TableFamily {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+            Self::Netdev => "netdev",
+            Self::Arp => "arp",
+        }
+    }
 }
 
 /// What a table's walk ended in. `Reject` is a drop with an answer.
