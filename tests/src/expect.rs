@@ -5,7 +5,7 @@
 //!   with others in between, and `no_stages`: none of them may be met;
 //! * `findings` is the list of the codes, in any order;
 //! * `"null"` stands for null, `"any"` for anything that is not null, `"~text"` for a string that has `text`
-//!   in it; a string also matches a number that is written so.
+//!   in it, `"!text"` for any other string than `text`; a string also matches a number that is written so.
 
 use serde_json::{Map, Value};
 
@@ -52,9 +52,10 @@ fn text(path: &str, wanted: &str, actual: &Value) -> Result<(), String> {
     let fits = match (wanted, actual) {
         ("null", _) => actual.is_null(),
         ("any", _) => !actual.is_null(),
-        (_, Value::String(found)) => match wanted.strip_prefix('~') {
-            Some(part) => found.contains(part),
-            None => wanted == found,
+        (_, Value::String(found)) => match (wanted.strip_prefix('~'), wanted.strip_prefix('!')) {
+            (Some(part), _) => found.contains(part),
+            (_, Some(other)) => found != other,
+            _ => wanted == found,
         },
         (_, Value::Number(found)) => found.to_string() == wanted,
         _ => false,
@@ -179,6 +180,8 @@ mod tests {
         assert!(matches(&json!({"packet": {"source": "10.1.0.2", "source_port": "40000"}}), &journey).is_ok());
         assert!(matches(&json!({"packet": {"ip_id": "null", "source": "any"}}), &journey).is_ok());
         assert!(matches(&json!({"packet": {"source": "~1.0"}}), &journey).is_ok());
+        assert!(matches(&json!({"packet": {"source": "!10.1.0.3"}}), &journey).is_ok());
+        assert!(matches(&json!({"packet": {"source": "!10.1.0.2"}}), &journey).is_err());
         let wrong = matches(&json!({"packet": {"source": "10.1.0.3"}}), &journey).unwrap_err();
         assert!(wrong.contains("packet.source") && wrong.contains("10.1.0.2"), "{wrong}");
         assert!(matches(&json!({"packet": {"destination": "any"}}), &journey).is_err());

@@ -221,13 +221,13 @@ pub fn tcp_burst(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<Sock
     })
 }
 
-/// One datagram and its answer.
+/// One datagram and its answer; `source_port` 0 takes any.
 ///
 /// # Errors
 /// When the attempt fails in a way that no packet explains.
-pub fn udp(netns: &Netns, to: SocketAddr, patience: Duration) -> Result<Answer> {
+pub fn udp(netns: &Netns, source_port: u16, to: SocketAddr, patience: Duration) -> Result<Answer> {
     let exchange = || -> io::Result<IpAddr> {
-        let from: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 8], 0).into() };
+        let from: SocketAddr = if to.is_ipv4() { ([0; 4], source_port).into() } else { ([0_u16; 8], source_port).into() };
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(patience))?;

@@ -34,7 +34,7 @@ extern "C" fn filter_matches(tuple: *const Tuple) -> u32 {
 }
 
 /// Not a packet that is asked for ([`at_first_sight`]).
-pub(crate) const NO: u32 = u32::MAX;
+pub(crate) const NO: u32 = 1 << 30;
 
 /// Whether and why a packet at first sight is followed: its `SIGHT_*` flags, or [`NO`].
 #[inline(never)]

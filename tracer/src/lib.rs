@@ -2,10 +2,12 @@
 //! Read ARCHITECTURE.md first.
 
 pub mod attach;
+pub mod attribute;
 pub mod cli;
 pub mod config;
 pub mod correlate;
 pub mod decode;
+pub mod diagnose;
 pub mod enrich;
 pub mod error;
 pub mod kernel;

@@ -79,6 +79,23 @@ fn docker_published_port_verbose() {
 }
 
 #[test]
+fn masqueraded_and_back() {
+    assert_snapshot!(shown(plain(), journeys::masqueraded(1)));
+}
+
+#[test]
+fn long_walks_programs_of_others_and_a_rule_without_text() {
+    let text = shown(plain(), [journeys::kube_service_dropped(1)]);
+    assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
+    assert_snapshot!(text);
+}
+
+#[test]
+fn verdicts_alone_when_rules_were_not_asked_for() {
+    assert_snapshot!(shown(plain(), [journeys::without_rules(1)]));
+}
+
+#[test]
 fn dropped_by_policy_with_finding() {
     assert_snapshot!(shown(plain(), [journeys::forward_policy_drop(1)]));
 }

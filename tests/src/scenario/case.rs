@@ -26,6 +26,8 @@ pub struct Case {
     pub scenario: Scenario,
     pub backend: Backend,
     pub family: Family,
+    /// Whether no other variant of the scenario comes before it.
+    pub first_variant: bool,
 }
 
 /// What says which cases a file makes.
@@ -85,7 +87,7 @@ fn cases_of(file: &Path) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for backend in head.backends.unwrap_or(Backend::BOTH.to_vec()) {
         for family in head.families.as_deref().unwrap_or(&Family::BOTH) {
-            for (variant, own) in &variants {
+            for (number, (variant, own)) in variants.iter().enumerate() {
                 let name = format!("{id}/{}/{}/{variant}", backend.suffix(), family.name());
                 let mut names = known_names(head.topology, *family, backend);
                 for (key, value) in own {
@@ -94,7 +96,7 @@ fn cases_of(file: &Path) -> Result<Vec<Case>> {
                 let mut value = Value::Table(raw.clone());
                 replace_in(&mut value, &names).context(name.clone())?;
                 let scenario = value.try_into().context(name.clone())?;
-                cases.push(Case { name, scenario, backend, family: *family });
+                cases.push(Case { name, scenario, backend, family: *family, first_variant: number == 0 });
             }
         }
     }
@@ -110,6 +112,10 @@ fn known_names(topology: Topology, family: Family, backend: Backend) -> BTreeMap
         ("icmp".to_owned(), pick("icmp", "ipv6-icmp")),
         ("icmp_name".to_owned(), pick("icmp", "icmp6")),
         ("ipt".to_owned(), pick("ip", "ip6")),
+        ("inet".to_owned(), pick("inet", "inet6")),
+        ("host_unreachable".to_owned(), pick("icmp-host-unreachable", "icmp6-addr-unreachable")),
+        ("service".to_owned(), pick("10.96.0.10", "fd00:96::10")),
+        ("nft_addr".to_owned(), pick("ipv4_addr", "ipv6_addr")),
         ("family".to_owned(), family.name().to_owned()),
         ("backend".to_owned(), backend.name().to_owned()),
         ("other_backend".to_owned(), backend.other().name().to_owned()),

@@ -152,6 +152,9 @@ pub struct Attempt {
     pub seen_as: Option<IpAddr>,
     /// Source address of a packet made by hand.
     pub source: Option<IpAddr>,
+    /// Source port of a datagram; any, where it does not say.
+    #[serde(default)]
+    pub source_port: u16,
     /// IP protocol number of a packet made by hand.
     pub protocol: Option<u8>,
 }

@@ -109,7 +109,7 @@ impl Stage<'_> {
         let to = || Ok::<_, anyhow::Error>(SocketAddr::new(attempt.to, attempt.port.context("no port given")?.0));
         let answer = match attempt.send {
             Send::Tcp => traffic::tcp(netns, to()?, patience)?.0,
-            Send::Udp => traffic::udp(netns, to()?, patience)?,
+            Send::Udp => traffic::udp(netns, attempt.source_port, to()?, patience)?,
             Send::Ping => traffic::ping(netns, attempt.to, patience)?,
             Send::StrayAck => {
                 traffic::stray_ack(netns, attempt.source.context("no source given")?, to()?)?;

@@ -5,6 +5,8 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -24,12 +26,16 @@ use crate::{
     plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
     rules::{
         index::{ChainRef, Check, TableIndex},
+        late::LateTexts,
         live::{Ruleset, RulesetReader},
+        text::{Processes, Texts},
     },
 };
 
 /// How often a plan that somebody overtook is made again.
 const ATTEMPTS: u32 = 8;
+/// How long a tool may take to print a ruleset.
+const TOOL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A traced namespace and the probes in it.
 pub struct Namespace {
@@ -41,6 +47,7 @@ pub struct Namespace {
     hooks: Vec<HookList>,
     checks: Vec<Check>,
     tables: Vec<Arc<TableIndex>>,
+    texts: Arc<LateTexts>,
 }
 
 impl Namespace {
@@ -53,6 +60,7 @@ impl Namespace {
             hooks: Vec::new(),
             checks: Vec::new(),
             tables: Vec::new(),
+            texts: Arc::default(),
         }
     }
 
@@ -77,8 +85,24 @@ impl Namespace {
         &self.tables
     }
 
+    /// The texts of [`Self::tables`].
+    #[must_use]
+    pub fn texts(&self) -> &Arc<LateTexts> {
+        &self.texts
+    }
+
     /// Whether hooks and rulesets are still those that the probes were placed for.
     pub(super) fn is_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
+        let current = self.looks_current(reader)?;
+        if current {
+            self.texts.still_true();
+        } else {
+            self.texts.overtaken();
+        }
+        Ok(current)
+    }
+
+    fn looks_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
         for check in &self.checks {
             if !reader.holds(*check)? {
                 return Ok(false);
@@ -102,20 +126,40 @@ impl Namespace {
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
             let plans: Vec<HookPlan> = hooks.iter().map(plan_hook).collect();
+            let texts = Arc::new(LateTexts::default());
             let by_address = by_address(&tables);
             let mut tables_of: HashMap<u64, Table> = HashMap::new();
             for (list, plan) in hooks.iter().zip(&plans) {
-                let mut writer = GapWriter { netns: self.inode, list, plan, by_address: &by_address, view };
+                let mut writer = GapWriter { netns: self.inode, list, plan, by_address: &by_address, texts: &texts, view };
                 writer.write(readings, ebpf, &mut tables_of)?;
             }
             if self.links_for(&hooks, &plans, programs)? {
                 self.checks = tables.iter().filter_map(|table| table.check).collect();
+                self.read_texts(&tables, &texts);
                 self.tables = tables;
+                self.texts = texts;
                 self.hooks = hooks;
                 return Ok(());
             }
         }
         anyhow::bail!("the hooks of namespace {} never stood still", self.path.display())
+    }
+
+    /// Has the tools print the rules, on a thread of its own.
+    fn read_texts(&self, tables: &[Arc<TableIndex>], texts: &Arc<LateTexts>) {
+        let (path, texts) = (self.path.clone(), texts.clone());
+        let tables: Vec<TableIndex> = tables.iter().map(|table| (**table).clone()).collect();
+        let job = move || {
+            let runner = Processes { deadline: TOOL_DEADLINE };
+            // A namespace that is gone has no rules to print.
+            let read = in_netns(&path, || Texts::read(&runner, &tables)).unwrap_or_default();
+            texts.fill(read);
+        };
+        if let Err(error) = thread::Builder::new().name("rule-texts".to_owned()).spawn(job) {
+            // No thread, no texts; rules are shown by position and handle.
+            drop(error);
+            self.texts.overtaken();
+        }
     }
 
     /// Hook lists without our own probes.
@@ -198,6 +242,7 @@ struct GapWriter<'a> {
     list: &'a HookList,
     plan: &'a HookPlan,
     by_address: &'a ByAddress,
+    texts: &'a Arc<LateTexts>,
     view: &'a mut View,
 }
 
@@ -222,7 +267,13 @@ impl GapWriter<'_> {
                     }
                     _ => None,
                 };
-                judges.push(Judge { reading, table, nat: function.nat, priority: function.priority });
+                judges.push(Judge {
+                    reading,
+                    table,
+                    nat: function.nat,
+                    priority: function.priority,
+                    texts: self.texts.clone(),
+                });
             }
             let key = ProbeKey {
                 netns: self.netns,

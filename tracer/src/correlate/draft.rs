@@ -29,6 +29,8 @@ pub struct DraftTable {
     pub after: Tuple,
     /// The connection was confirmed before: NAT follows the mapping.
     pub confirmed: bool,
+    /// Connection tracking knows the packet.
+    pub tracked: bool,
 }
 
 /// A stage, as far as events tell.

@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-pub use draft::{Draft, DraftStage, DraftTable};
+pub use draft::{Draft, DraftStage, DraftTable, TimedStage};
 pub use names::Names;
 
 use self::{

@@ -53,7 +53,7 @@ impl Open {
                 netns: sight.raw.netns,
                 time: sight.raw.head.time,
                 before,
-                status_before: sight.raw.conntrack_status,
+                status_before: (sight.raw.conntrack != 0).then_some(sight.raw.conntrack_status),
             });
         }
     }
@@ -88,7 +88,9 @@ impl Open {
                 fate,
                 before: inside.before,
                 after,
-                confirmed: inside.status_before & CONFIRMED != 0,
+                confirmed: inside.status_before.is_some_and(|status| status & CONFIRMED != 0),
+                // In a gap that holds connection tracking itself, the packet gets its entry there.
+                tracked: inside.status_before.is_some() || self.conntrack != 0,
             };
             let stage = DraftStage::Table(table);
             self.stages.push(TimedStage { stage, time: inside.time, netns: inside.netns });

@@ -45,8 +45,8 @@ pub(super) struct InGap {
     pub(super) netns: u32,
     pub(super) time: u64,
     pub(super) before: Tuple,
-    /// `enum ip_conntrack_info` and `IPS_*` before the gap.
-    pub(super) status_before: u32,
+    /// `IPS_*` before the gap; `None` without a conntrack entry.
+    pub(super) status_before: Option<u32>,
 }
 
 /// A journey under way.

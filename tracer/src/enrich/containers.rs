@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, fs, net::IpAddr, os::unix::fs::MetadataExt, path::Path};
 
+use crate::model::Protocol;
+
 use super::{Roots, docker};
 
 /// Names by namespace and by address.
@@ -10,6 +12,7 @@ use super::{Roots, docker};
 pub struct Containers {
     by_netns: BTreeMap<u32, String>,
     by_address: BTreeMap<IpAddr, String>,
+    by_port: BTreeMap<(u8, u16), String>,
 }
 
 impl Containers {
@@ -37,19 +40,31 @@ impl Containers {
         for (inode, name) in named_namespaces(&roots.run.join("netns")) {
             by_netns.entry(inode).or_insert(name);
         }
-        let by_address = docker
-            .into_iter()
-            .flat_map(|container| container.addresses.into_iter().map(move |ip| (ip, container.name.clone())))
-            .collect();
-        Self { by_netns, by_address }
+        let (mut by_address, mut by_port) = (BTreeMap::new(), BTreeMap::new());
+        for container in docker {
+            by_address.extend(container.addresses.iter().map(|address| (*address, container.name.clone())));
+            by_port.extend(
+                container
+                    .published
+                    .iter()
+                    .map(|(protocol, port)| ((protocol.0, *port), container.name.clone())),
+            );
+        }
+        Self { by_netns, by_address, by_port }
     }
 
+    /// From lists of names, for tests and recordings.
     #[must_use]
     pub fn with_names(
         by_netns: impl IntoIterator<Item = (u32, String)>,
         by_address: impl IntoIterator<Item = (IpAddr, String)>,
+        by_port: impl IntoIterator<Item = ((Protocol, u16), String)>,
     ) -> Self {
-        Self { by_netns: by_netns.into_iter().collect(), by_address: by_address.into_iter().collect() }
+        Self {
+            by_netns: by_netns.into_iter().collect(),
+            by_address: by_address.into_iter().collect(),
+            by_port: by_port.into_iter().map(|((protocol, port), name)| ((protocol.0, port), name)).collect(),
+        }
     }
 
     /// Container or `ip netns` name of a namespace, by inode number.
@@ -61,6 +76,12 @@ impl Containers {
     #[must_use]
     pub fn of_address(&self, address: IpAddr) -> Option<&str> {
         self.by_address.get(&address).map(String::as_str)
+    }
+
+    /// The container for which Docker publishes a port of the host.
+    #[must_use]
+    pub fn publishing(&self, protocol: Protocol, port: u16) -> Option<&str> {
+        self.by_port.get(&(protocol.0, port)).map(String::as_str)
     }
 }
 

@@ -11,6 +11,8 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::model::Protocol;
+
 /// How long one read or write on Docker's socket may take.
 const PATIENCE: Duration = Duration::from_millis(150);
 /// Larger answers are not read; a host with a thousand containers gives about 2 MB.
@@ -22,6 +24,8 @@ pub(super) struct Container {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) addresses: Vec<IpAddr>,
+    /// Ports of the host that lead to it.
+    pub(super) published: Vec<(Protocol, u16)>,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +36,16 @@ struct Listed {
     names: Vec<String>,
     #[serde(default)]
     network_settings: Networks,
+    #[serde(default)]
+    ports: Vec<Port>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Port {
+    public_port: Option<u16>,
+    #[serde(rename = "Type")]
+    protocol: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -78,8 +92,19 @@ fn parse(body: &str) -> Result<Vec<Container>> {
                 .flat_map(|network| [network.v4, network.v6])
                 .filter_map(|address| address.parse().ok())
                 .collect(),
+            published: container.ports.iter().filter_map(published).collect(),
         })
         .collect())
+}
+
+fn published(port: &Port) -> Option<(Protocol, u16)> {
+    let protocol = match port.protocol.as_str() {
+        "tcp" => Protocol::TCP,
+        "udp" => Protocol::UDP,
+        "sctp" => Protocol::SCTP,
+        _ => return None,
+    };
+    Some((protocol, port.public_port?))
 }
 
 #[cfg(test)]
@@ -88,7 +113,8 @@ mod tests {
 
     use super::*;
 
-    const BODY: &str = r#"[{"Id":"abc","Names":["/web"],"NetworkSettings":{"Networks":
+    const BODY: &str = r#"[{"Id":"abc","Names":["/web"],"Ports":[{"PrivatePort":80,"PublicPort":8080,"Type":"tcp"},
+        {"PrivatePort":81,"Type":"tcp"}],"NetworkSettings":{"Networks":
         {"bridge":{"IPAddress":"172.17.0.2","GlobalIPv6Address":""}}}},{"Id":"0123456789abcdef"}]"#;
 
     #[test]
@@ -96,6 +122,7 @@ mod tests {
         let containers = parse(BODY).unwrap();
         assert_eq!(containers[0].name, "web");
         assert_eq!(containers[0].addresses, ["172.17.0.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(containers[0].published, [(Protocol::TCP, 8080)]);
         assert_eq!(containers[1].name, "0123456789ab");
         assert!(parse("{}").is_err());
     }

@@ -99,6 +99,14 @@ pub enum RouteKind {
     Other,
 }
 
+impl RouteKind {
+    /// A packet that takes such a route gets somewhere.
+    #[must_use]
+    pub fn leads_on(self) -> bool {
+        !matches!(self, Self::Blackhole | Self::Unreachable | Self::Prohibit | Self::Throw)
+    }
+}
+
 /// One way on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nexthop {

@@ -74,7 +74,7 @@ fn add(network: &mut Network, message: RouteNetlinkMessage) {
         RouteNetlinkMessage::NewRoute(route) => network.routes.extend(self::route(&route)),
         RouteNetlinkMessage::NewRule(rule) => network.rules.extend(policy_rule(&rule)),
         RouteNetlinkMessage::NewNeighbour(neighbour) => {
-            network.neighbours.extend(self::neighbour(&neighbour))
+            network.neighbours.extend(self::neighbour(&neighbour));
         }
         _ => {}
     }
@@ -147,7 +147,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Priority(number) => metric = *number,
             RouteAttribute::MultiPath(ways) => {
-                nexthops.extend(ways.iter().map(|way| nexthop(Some(way.interface_index), &way.attributes)))
+                nexthops.extend(ways.iter().map(|way| nexthop(Some(way.interface_index), &way.attributes)));
             }
             _ => {}
         }

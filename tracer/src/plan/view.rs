@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     model::{Family, Hook},
-    rules::index::{ChainRef, TableIndex},
+    rules::{
+        index::{ChainRef, TableIndex},
+        late::LateTexts,
+    },
 };
 
 /// A base chain, or the NAT engine without one, that judges packets in a gap.
@@ -18,6 +21,7 @@ pub struct Judge {
     /// mapping.
     pub nat: bool,
     pub priority: i32,
+    pub texts: Arc<LateTexts>,
 }
 
 /// A probe and what lies behind it.

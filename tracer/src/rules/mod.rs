@@ -3,6 +3,7 @@
 
 mod effect;
 pub mod index;
+pub mod late;
 mod legacy;
 pub mod live;
 mod nft;

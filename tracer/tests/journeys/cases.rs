@@ -1,8 +1,8 @@
 //! The cases that the tests of both output formats look at.
 
 use tracer::model::{
-    Backend, DecidedBy, Finding, Hook, Journey, LocalSocket, NatKind, NetfilterStage, OutcomeKind, Protocol,
-    Verdict,
+    Backend, DecidedBy, Finding, Hook, Journey, LocalSocket, MatchedRule, NatKind, NetfilterStage,
+    OutcomeKind, Protocol, StageKind, Verdict,
 };
 
 use super::{CONTAINER, Way, decides, rule, tuple};
@@ -78,6 +78,87 @@ pub(crate) fn docker_reply(id: u64) -> Journey {
         })
         .leaves("eth0")
         .ends(OutcomeKind::Forwarded, |outcome| outcome.device = Some("eth0".into()))
+}
+
+/// A container's way out, and the answer to it: the source is rewritten, and turned back.
+pub(crate) fn masqueraded(id: u64) -> [Journey; 2] {
+    let text = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+    let masquerade = rule("POSTROUTING", 1, text, "MASQUERADE");
+    let out = Way::of(id, Protocol::UDP, "172.17.0.2:5353", "192.0.2.53:53")
+        .enters("docker0")
+        .quiet(Hook::Prerouting, &["nat"])
+        .route(|route| route.device = Some("eth0".into()))
+        .quiet(Hook::Forward, &["filter"])
+        .table(Hook::Postrouting, "nat", |stage| {
+            decides(stage, Verdict::Accept, vec![masquerade.clone()]);
+            stage.nat = Some(NatKind::Masquerade);
+            stage.after = tuple("10.1.0.1:5353", "192.0.2.53:53");
+        })
+        .leaves("eth0")
+        .ends(OutcomeKind::Forwarded, |outcome| outcome.device = Some("eth0".into()));
+    let back = Way::of(id + 1, Protocol::UDP, "192.0.2.53:53", "10.1.0.1:5353")
+        .reply()
+        .enters("eth0")
+        .table(Hook::Prerouting, "nat", |stage| {
+            stage.decided_by = Some(DecidedBy::Mapping);
+            stage.nat = Some(NatKind::Dnat);
+            stage.mapping_rule = Some(masquerade.clone());
+            stage.after = tuple("192.0.2.53:53", "172.17.0.2:5353");
+        })
+        .route(|route| route.device = Some("docker0".into()))
+        .quiet(Hook::Forward, &["filter"])
+        .leaves("docker0")
+        .ends(OutcomeKind::Forwarded, |outcome| outcome.device = Some("docker0".into()));
+    [out, back]
+}
+
+/// A service of Kubernetes: long chain names, a mark on the way; then a rule of DOCKER-USER without a text.
+pub(crate) fn kube_service_dropped(id: u64) -> Journey {
+    let (service, endpoint) = ("KUBE-SVC-TCOU7JCQXEZGVUNU", "KUBE-SEP-6E7XQMQ4RAYOWTTM");
+    Way::of(id, Protocol::TCP, "10.1.0.2:40000", "10.96.0.10:443")
+        .enters("eth0")
+        .table(Hook::Prerouting, "nat", |stage| {
+            let jump = |to: &str| format!("jump {to}");
+            let rules = vec![
+                rule("PREROUTING", 1, "-A PREROUTING -j KUBE-SERVICES", &jump("KUBE-SERVICES")),
+                rule("KUBE-SERVICES", 4, "-A KUBE-SERVICES ...", &jump(service)),
+                rule(service, 1, "-A KUBE-SVC-... -j KUBE-MARK-MASQ", &jump("KUBE-MARK-MASQ")),
+                rule("KUBE-MARK-MASQ", 1, "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000", "MARK"),
+                rule(service, 2, "-A KUBE-SVC-... --probability 0.5", &jump(endpoint)),
+                rule(endpoint, 2, "-A KUBE-SEP-... -p tcp -j DNAT --to-destination 10.244.1.7:6443", "DNAT"),
+            ];
+            decides(stage, Verdict::Accept, rules);
+            stage.nat = Some(NatKind::Dnat);
+            stage.after = tuple("10.1.0.2:40000", "10.244.1.7:6443");
+        })
+        .route(|route| route.device = Some("cni0".into()))
+        .table(Hook::Forward, "filter", |stage| {
+            let jump = rule("FORWARD", 1, "-A FORWARD -j DOCKER-USER", "jump DOCKER-USER");
+            let drop = MatchedRule { text: None, handle: None, ..rule("DOCKER-USER", 3, "", "DROP") };
+            decides(stage, Verdict::Drop, vec![jump, drop]);
+        })
+        .with(|journey| {
+            journey.notes.push("joined after raw".into());
+            if let StageKind::Device(device) = &mut journey.stages[0].kind {
+                device.programs = vec!["xdp: lb_main".into(), "tc: cil_from_netdev".into()];
+            }
+        })
+        .dies(OutcomeKind::Dropped, "NETFILTER_DROP", "nf_hook_slow", |_| {})
+}
+
+/// With `--rules off`: verdicts, and nothing about rules.
+pub(crate) fn without_rules(id: u64) -> Journey {
+    let verdict_only = |verdict| {
+        move |stage: &mut NetfilterStage| {
+            stage.verdict = Some(verdict);
+            (stage.decided_by, stage.rules_source, stage.exact) = (None, None, false);
+        }
+    };
+    Way::of(id, Protocol::TCP, "10.1.0.2:40000", "10.1.0.1:25")
+        .enters("eth0")
+        .table(Hook::Prerouting, "nat", verdict_only(Verdict::Accept))
+        .table(Hook::Input, "filter", verdict_only(Verdict::Drop))
+        .dies(OutcomeKind::Dropped, "NETFILTER_DROP", "nf_hook_slow", |_| {})
 }
 
 /// Docker's filter chains are gone: the policy of FORWARD drops what was translated.

@@ -110,7 +110,7 @@ impl Way {
     pub(crate) fn reply(self) -> Self {
         self.with(|journey| {
             journey.direction = Some(Direction::Reply);
-            journey.packet.tcp_flags = Some("SA".into());
+            journey.packet.tcp_flags = journey.packet.tcp_flags.is_some().then(|| "SA".into());
             if let Some(conntrack) = &mut journey.conntrack {
                 conntrack.state = CtState::Established;
             }

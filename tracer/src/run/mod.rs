@@ -1,5 +1,10 @@
 //! Wires the stages together.
 
+mod scope;
+mod setup;
+mod shown;
+mod trace;
+
 use crate::{config::Command, error::Failure};
 
 /// Runs the command until it is done, stopped or fails.
@@ -7,9 +12,8 @@ use crate::{config::Command, error::Failure};
 /// # Errors
 /// What is missing on this machine, or why the trace could not go on.
 pub fn run(command: &Command) -> Result<(), Failure> {
-    let name = match command {
-        Command::Trace(_) => "tracing",
-        Command::Doctor { .. } => "doctor",
-    };
-    Err(Failure::Other(anyhow::anyhow!("{name} is not wired up in this build")))
+    match command {
+        Command::Trace(config) => trace::run(config),
+        Command::Doctor { .. } => Err(Failure::Other(anyhow::anyhow!("doctor is not wired up in this build"))),
+    }
 }
