@@ -44,7 +44,9 @@ impl Attributor {
                     at += tables.len() - 1;
                     let judged = table::judge(&tables, draft.flow, draft.direction, &mut self.mappings);
                     if judged.dropped_elsewhere {
-                        notes.push("dropped by another function at this hook, behind the tables shown".to_owned());
+                        notes.push(
+                            "dropped by another function at this hook, behind the tables shown".to_owned(),
+                        );
                     }
                     for stage in judged.stages {
                         builder.push(StageKind::Netfilter(stage), time, netns);
@@ -108,9 +110,7 @@ fn same_gap(stages: &[TimedStage]) -> Vec<&DraftTable> {
 #[must_use]
 pub fn fatal_table(journey: &Journey) -> Option<&NetfilterStage> {
     match &journey.stages.get(journey.outcome.stage?)?.kind {
-        StageKind::Netfilter(stage)
-            if matches!(stage.verdict, Some(Verdict::Drop | Verdict::Reject)) =>
-        {
+        StageKind::Netfilter(stage) if matches!(stage.verdict, Some(Verdict::Drop | Verdict::Reject)) => {
             Some(stage)
         }
         _ => None,

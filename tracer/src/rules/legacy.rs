@@ -139,7 +139,7 @@ impl<'a> LegacyReader<'a> {
         &self,
         address: u64,
         priorities: &BTreeMap<Hook, i32>,
-    ) -> Result<TableIndex, ReadError> {
+    ) -> Result<(TableIndex, Content), ReadError> {
         let table = Block::read(self.memory, "xt_table", address, self.layout.table_size)?;
         let info_address = table.u64(self.layout.table_private)?;
         let info = Block::read(self.memory, "xt_table_info", info_address, self.layout.info_entries)?;

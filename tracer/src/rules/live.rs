@@ -96,8 +96,12 @@ impl RulesetReader<'_> {
     ///
     /// # Errors
     /// [`ReadError::Unreadable`] when the namespace or a table is gone.
-    pub fn is_current(&self, tables: &[TableIndex], contents: &[Content]) -> Result<bool, ReadError> {
-        for check in tables.iter().filter_map(|table| table.check) {
+    pub fn is_current<'t>(
+        &self,
+        tables: impl IntoIterator<Item = &'t TableIndex>,
+        contents: &[Content],
+    ) -> Result<bool, ReadError> {
+        for check in tables.into_iter().filter_map(|table| table.check) {
             if !self.holds(check)? {
                 return Ok(false);
             }
