@@ -292,3 +292,6 @@ macro_rules! kernel_layout {
     (@get $types:ident size $structure:literal) => { $types.require_size($structure)? };
 }
 pub(crate) use kernel_layout;
+
+#[cfg(test)]
+mod tests;

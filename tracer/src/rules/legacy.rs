@@ -358,3 +358,6 @@ fn rule(
     let counter = Some(RuleCounter { index: entry.counter, proves_match: true });
     Ok(Rule { position, handle: None, counter, effect })
 }
+
+#[cfg(test)]
+mod tests;
