@@ -56,8 +56,10 @@ impl Writer {
 
     /// Members as (name, type, bit offset, bit-field width or 0).
     fn record(&mut self, kind: u32, name: &str, bytes: u32, members: &[(&str, u32, u32, u32)]) -> u32 {
-        let words: Vec<u32> =
-            members.iter().flat_map(|(n, kind, bit, width)| [self.string(n), *kind, bit | width << 24]).collect();
+        let words: Vec<u32> = members
+            .iter()
+            .flat_map(|(n, kind, bit, width)| [self.string(n), *kind, bit | width << 24])
+            .collect();
         self.add(name, kind, bytes, &words, members.len() as u32, true)
     }
 
@@ -101,7 +103,8 @@ fn vmlinux() -> Writer {
         ],
     );
     let names = [("NEGATIVE", -1i32), ("ZERO", 0), ("TWO", 2)];
-    let words: Vec<u32> = names.iter().flat_map(|(n, value)| [btf.string(n), value.cast_unsigned()]).collect();
+    let words: Vec<u32> =
+        names.iter().flat_map(|(n, value)| [btf.string(n), value.cast_unsigned()]).collect();
     btf.add("choice", ENUM, 4, &words, 3, true);
     btf.add("elsewhere", FORWARD, 0, &[], 0, false);
     btf

@@ -166,8 +166,13 @@ fn with_one_possible_cpu_the_entry_itself_counts() {
 #[test]
 fn counting_packets_does_not_change_the_content_but_a_rule_does() {
     let content = |image: &Image| {
-        let reader =
-            LegacyReader { memory: image, layout: LAYOUT, entry: ENTRY, family: TableFamily::Ip, per_cpu: false };
+        let reader = LegacyReader {
+            memory: image,
+            layout: LAYOUT,
+            entry: ENTRY,
+            family: TableFamily::Ip,
+            per_cpu: false,
+        };
         reader.table(TABLE, &BTreeMap::from([(Hook::Input, 0), (Hook::Forward, 0)])).unwrap().1
     };
     let mut image = sample();
