@@ -1,5 +1,7 @@
 //! Walks live rulesets of both backends and compares them with what iptables and nft print. Needs root.
 
+#![allow(clippy::unwrap_used)]
+
 mod lab;
 
 use std::{
@@ -362,6 +364,26 @@ fn the_check_fails_once_rules_change_and_only_in_that_namespace() {
     lab.run("iptables-legacy -w -A INPUT -j DROP");
     assert_eq!(holds(&mine), [false, false]);
     assert_eq!(holds(&others), [true, true]);
+}
+
+#[test]
+fn other_rules_at_the_same_address_are_noticed() {
+    let lab = Lab::new();
+    let reader = reader(&lab);
+    let filter = |rule: &str| {
+        let script = format!("*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {rule}\nCOMMIT\n");
+        lab.feed(&["iptables-legacy-restore", "-w"], &script);
+    };
+    filter("-s 192.0.2.1 -j DROP");
+    let first = ruleset(&lab);
+    assert!(reader.is_current(&first.tables, &first.contents).unwrap());
+    let check = first.tables[0].check.unwrap();
+    let reused = (0..200).any(|i| {
+        filter(if i % 2 == 0 { "-s 192.0.2.2 -j DROP" } else { "-s 192.0.2.3 -j DROP" });
+        reader.holds(check).unwrap()
+    });
+    assert!(!reader.is_current(&first.tables, &first.contents).unwrap());
+    assert!(reused, "the kernel never gave the memory out again: this test has shown nothing");
 }
 
 #[test]

@@ -25,9 +25,9 @@ use crate::{
     model::{Family, Hook},
     plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
     rules::{
-        index::{ChainRef, Check, TableIndex},
+        index::{ChainRef, TableIndex},
         late::LateTexts,
-        live::{Ruleset, RulesetReader},
+        live::{Content, Ruleset, RulesetReader},
         text::{Processes, Texts},
     },
 };
@@ -45,7 +45,7 @@ pub struct Namespace {
     links: BTreeMap<Place, OwnedFd>,
     /// Hooked functions when the probes were placed, ours left out.
     hooks: Vec<HookList>,
-    checks: Vec<Check>,
+    contents: Vec<Content>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
 }
@@ -58,7 +58,7 @@ impl Namespace {
             net,
             links: BTreeMap::new(),
             hooks: Vec::new(),
-            checks: Vec::new(),
+            contents: Vec::new(),
             tables: Vec::new(),
             texts: Arc::default(),
         }
@@ -103,10 +103,8 @@ impl Namespace {
     }
 
     fn looks_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
-        for check in &self.checks {
-            if !reader.holds(*check)? {
-                return Ok(false);
-            }
+        if !reader.is_current(self.tables.iter().map(|table| &**table), &self.contents)? {
+            return Ok(false);
         }
         let hooks = HookReader::new(reader.memory, reader.types, reader.symbols)?.read(self.net)?;
         Ok(self.foreign(hooks) == self.hooks)
@@ -122,7 +120,7 @@ impl Namespace {
         view: &mut View,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Ruleset { hooks, tables } = reader.read(self.net)?;
+            let Ruleset { hooks, tables, contents } = reader.read(self.net)?;
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
             let plans: Vec<HookPlan> = hooks.iter().map(plan_hook).collect();
@@ -130,11 +128,12 @@ impl Namespace {
             let by_address = by_address(&tables);
             let mut tables_of: HashMap<u64, Table> = HashMap::new();
             for (list, plan) in hooks.iter().zip(&plans) {
-                let mut writer = GapWriter { netns: self.inode, list, plan, by_address: &by_address, texts: &texts, view };
+                let mut writer =
+                    GapWriter { netns: self.inode, list, plan, by_address: &by_address, texts: &texts, view };
                 writer.write(readings, ebpf, &mut tables_of)?;
             }
             if self.links_for(&hooks, &plans, programs)? {
-                self.checks = tables.iter().filter_map(|table| table.check).collect();
+                self.contents = contents;
                 self.read_texts(&tables, &texts);
                 self.tables = tables;
                 self.texts = texts;

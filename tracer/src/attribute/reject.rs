@@ -37,9 +37,8 @@ fn answer_of_rule(text: &str, family: Family) -> Option<String> {
         (Some("with"), Some("tcp"), Some("reset"), _) => Some("tcp-reset".to_owned()),
         (Some("with"), Some("icmp" | "icmpx"), Some("type"), Some(kind))
         | (Some("with"), Some("icmp" | "icmpx"), Some(kind), _) => Some(format!("icmp-{kind}")),
-        (Some("with"), Some("icmpv6"), Some("type"), Some(kind)) | (Some("with"), Some("icmpv6"), Some(kind), _) => {
-            Some(format!("icmp6-{kind}"))
-        }
+        (Some("with"), Some("icmpv6"), Some("type"), Some(kind))
+        | (Some("with"), Some("icmpv6"), Some(kind), _) => Some(format!("icmp6-{kind}")),
         _ => Some(default_answer(family).to_owned()),
     }
 }

@@ -3,7 +3,10 @@
 use super::mapping::Mappings;
 use crate::{
     correlate::DraftTable,
-    model::{Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, RulesSource, TableFamily, Tuple, Verdict},
+    model::{
+        Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, RulesSource, TableFamily, Tuple,
+        Verdict,
+    },
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
@@ -49,11 +52,18 @@ pub(super) fn judge(
         if let (Some(flow), Some(kind), Some(rule)) = (flow, stage.nat, stage.rules.last())
             && stage.decided_by == Some(DecidedBy::Rule)
         {
-            mappings.learn(flow, stage.before.destination != stage.after.destination
-                || stage.before.destination_port != stage.after.destination_port, kind, rule, stage.backend);
+            mappings.learn(
+                flow,
+                stage.before.destination != stage.after.destination
+                    || stage.before.destination_port != stage.after.destination_port,
+                kind,
+                rule,
+                stage.backend,
+            );
         }
         before = stage.after;
-        let died = stage.verdict.is_some_and(|verdict| verdict != Verdict::Accept) && table.fate == Fate::Dropped;
+        let died =
+            stage.verdict.is_some_and(|verdict| verdict != Verdict::Accept) && table.fate == Fate::Dropped;
         judged.stages.push(stage);
         if died {
             return judged;

@@ -1,3 +1,8 @@
+use std::{
+    hash::{DefaultHasher, Hasher},
+    ops::Range,
+};
+
 use super::{Memory, ReadError};
 
 /// A piece of kernel memory taken at once: fields are read from the copy, and none outside it.
@@ -37,6 +42,19 @@ impl Block {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Changes, all but certainly, when a byte does that is not in one of the `skipped` ranges (ascending). Holds
+    /// within this process only.
+    pub(crate) fn hash_without(&self, skipped: &[Range<u32>]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let mut start = 0;
+        for range in skipped {
+            hasher.write(self.bytes.get(start..range.start as usize).unwrap_or_default());
+            start = range.end as usize;
+        }
+        hasher.write(self.bytes.get(start..).unwrap_or_default());
+        hasher.finish()
     }
 
     /// An error about the structure at `offset`.

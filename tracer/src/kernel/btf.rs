@@ -185,7 +185,8 @@ impl KernelTypes {
         })
     }
 
-    /// Asks each type of that name, vmlinux's first, until `ask` has an answer.
+    /// Asks each type of that name, vmlinux's first, until `ask` has an answer. Modules are read only for a type that
+    /// is not defined so far.
     fn search<T>(&self, name: &str, ask: impl Fn(&Btf, &Type) -> Option<T>) -> Option<T> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,15 +197,20 @@ impl KernelTypes {
             }
             found
         });
-        let mut tried = 0;
+        let (mut tried, mut defined) = (0, false);
         loop {
-            while let Some(candidate) = found.get(tried) {
+            for candidate in &found[tried..] {
                 let btf = candidate.module.map_or(&self.vmlinux, |index| &modules.read[index]);
-                if let Some(answer) = btf.resolve_type_by_id(candidate.id).ok().and_then(|t| ask(btf, &t)) {
+                let Ok(kind) = btf.resolve_type_by_id(candidate.id) else { continue };
+                if let Some(answer) = ask(btf, &kind) {
                     return Some(answer);
                 }
-                tried += 1;
+                defined |= matches!(kind, Type::Struct(_) | Type::Union(_) | Type::Enum(_) | Type::Enum64(_));
             }
+            if defined {
+                return None;
+            }
+            tried = found.len();
             let index = modules.read_next(&self.vmlinux)?;
             found.extend(ids(&modules.read[index], Some(index), name));
         }
@@ -292,3 +298,6 @@ macro_rules! kernel_layout {
     (@get $types:ident size $structure:literal) => { $types.require_size($structure)? };
 }
 pub(crate) use kernel_layout;
+
+#[cfg(test)]
+mod tests;

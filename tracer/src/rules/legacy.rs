@@ -9,6 +9,7 @@ use std::{
 use super::{
     effect,
     index::{BaseChain, Chain, ChainRef, Check, CounterAddress, Effect, Rule, RuleCounter, TableIndex},
+    live::Content,
 };
 use crate::{
     kernel::{Block, KernelTypes, Memory, ReadError, btf::kernel_layout},
@@ -40,6 +41,7 @@ kernel_layout! {
         target_data: offset("xt_entry_target", "data"),
         standard_verdict: offset("xt_standard_target", "verdict"),
         target_name: offset("xt_target", "name"),
+        counters_size: size("xt_counters"),
         counter_packets: offset("xt_counters", "pcnt"),
     }
 }
@@ -137,7 +139,7 @@ impl<'a> LegacyReader<'a> {
         &self,
         address: u64,
         priorities: &BTreeMap<Hook, i32>,
-    ) -> Result<TableIndex, ReadError> {
+    ) -> Result<(TableIndex, Content), ReadError> {
         let table = Block::read(self.memory, "xt_table", address, self.layout.table_size)?;
         let info_address = table.u64(self.layout.table_private)?;
         let info = Block::read(self.memory, "xt_table_info", info_address, self.layout.info_entries)?;
@@ -153,18 +155,26 @@ impl<'a> LegacyReader<'a> {
         }
         let runs = self.runs(&table, &info, &entries)?;
         let chains = chains(&block, &entries, &runs, address, priorities)?;
-        Ok(TableIndex {
+        let check = Check {
+            address: address.wrapping_add(u64::from(self.layout.table_private)),
+            length: 8,
+            value: info_address,
+        };
+        let index = TableIndex {
             backend: Backend::IptablesLegacy,
             family: self.family,
             name: table.text(self.layout.table_name, TABLE_NAME)?,
             chains,
             counters,
-            check: Some(Check {
-                address: address.wrapping_add(u64::from(self.layout.table_private)),
-                length: 8,
-                value: info_address,
-            }),
-        })
+            check: Some(check),
+        };
+        let inside = |entry: &Entry| {
+            let counter = entry.offset + self.entry.counters;
+            counter..counter + self.layout.counters_size
+        };
+        let inside: Vec<_> = if self.per_cpu { Vec::new() } else { entries.iter().map(inside).collect() };
+        let hash = block.hash_without(&inside);
+        Ok((index, Content { check, start, length: size, counters: inside, hash }))
     }
 
     fn entries(&self, block: &Block) -> Result<(Vec<Entry>, Vec<CounterAddress>), ReadError> {
@@ -348,3 +358,6 @@ fn rule(
     let counter = Some(RuleCounter { index: entry.counter, proves_match: true });
     Ok(Rule { position, handle: None, counter, effect })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The ruleset in force in one namespace, both backends, read so that it is one ruleset and not two halves.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     index::{Check, TableIndex},
@@ -24,6 +24,23 @@ pub struct Ruleset {
     pub hooks: Vec<HookList>,
     /// Tables of iptables-legacy first, then nft tables, each once.
     pub tables: Vec<TableIndex>,
+    /// What the entries of the iptables-legacy tables said.
+    pub contents: Vec<Content>,
+}
+
+/// A table of iptables-legacy to the last byte. Its [`Check`] is the address of the entries, and memory is given out
+/// again: after two replacements the same address may hold other rules. So what was seen with a check that held
+/// is certain only once [`RulesetReader::is_current`] confirms the content too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    pub(super) check: Check,
+    /// Address and bytes of the entries.
+    pub(super) start: u64,
+    pub(super) length: u32,
+    /// Counters that lie in the entries themselves (one possible CPU), as offsets.
+    pub(super) counters: Vec<Range<u32>>,
+    /// Of the entries without `counters`.
+    pub(super) hash: u64,
 }
 
 /// What reading a ruleset takes.
@@ -60,7 +77,7 @@ impl RulesetReader<'_> {
         let hook_reader = HookReader::new(self.memory, self.types, self.symbols)?;
         let hooks = hook_reader.read(net)?;
         let places = Places::of(&hooks);
-        let mut tables = self.legacy_tables(&places)?;
+        let (mut tables, contents) = self.legacy_tables(&places)?;
         let nft = if places.nft.is_empty() {
             None
         } else {
@@ -70,27 +87,50 @@ impl RulesetReader<'_> {
             Some((reader, generation))
         };
         let stands = hook_reader.read(net)? == hooks
-            && tables
-                .iter()
-                .filter_map(|table| table.check)
-                .try_fold(true, |all, check| Ok(all && self.holds(check)?))?
+            && self.is_current(&tables, &contents)?
             && nft.map_or(Ok(true), |(reader, generation)| Ok(reader.generation()? == generation))?;
-        Ok(stands.then_some(Ruleset { hooks, tables }))
+        Ok(stands.then_some(Ruleset { hooks, tables, contents }))
     }
 
-    fn legacy_tables(&self, places: &Places) -> Result<Vec<TableIndex>, ReadError> {
-        let mut tables = Vec::new();
+    /// Whether these tables are still in force as they were read. New tables are seen in the hooks, not here.
+    ///
+    /// # Errors
+    /// [`ReadError::Unreadable`] when the namespace or a table is gone.
+    pub fn is_current<'t>(
+        &self,
+        tables: impl IntoIterator<Item = &'t TableIndex>,
+        contents: &[Content],
+    ) -> Result<bool, ReadError> {
+        for check in tables.into_iter().filter_map(|table| table.check) {
+            if !self.holds(check)? {
+                return Ok(false);
+            }
+        }
+        for content in contents {
+            let now = Block::read(self.memory, "the entries of an xt_table", content.start, content.length)?;
+            // The entries were read while the table pointed at them only if it still does.
+            if now.hash_without(&content.counters) != content.hash || !self.holds(content.check)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn legacy_tables(&self, places: &Places) -> Result<(Vec<TableIndex>, Vec<Content>), ReadError> {
+        let (mut tables, mut contents) = (Vec::new(), Vec::new());
         for (family, table_family) in [(Family::Ipv4, TableFamily::Ip), (Family::Ipv6, TableFamily::Ip6)] {
             let mut found = places.legacy.iter().filter(|((of, _), _)| *of == family).peekable();
             if found.peek().is_some() {
                 let reader =
                     LegacyReader::new(self.memory, self.types, table_family, self.possible_cpus > 1)?;
                 for ((_, address), priorities) in found {
-                    tables.push(reader.table(*address, priorities)?);
+                    let (table, content) = reader.table(*address, priorities)?;
+                    tables.push(table);
+                    contents.push(content);
                 }
             }
         }
-        Ok(tables)
+        Ok((tables, contents))
     }
 
     /// Whether the ruleset is still the one that `check` was made with.
@@ -98,11 +138,13 @@ impl RulesetReader<'_> {
     /// # Errors
     /// [`ReadError::Unreadable`] when the namespace or table is gone.
     pub fn holds(&self, check: Check) -> Result<bool, ReadError> {
-        let block = Block::read(self.memory, "the ruleset's generation", check.address, check.length)?;
         let mut value = [0; 8];
-        for (i, byte) in value.iter_mut().enumerate().take(check.length as usize) {
-            *byte = block.u8(i as u32)?;
-        }
+        let bytes = value.get_mut(..check.length as usize).unwrap_or_default();
+        self.memory.read(check.address, bytes).map_err(|source| ReadError::Unreadable {
+            what: "the ruleset's generation",
+            address: check.address,
+            source,
+        })?;
         Ok(u64::from_le_bytes(value) == check.value)
     }
 }

@@ -14,6 +14,8 @@ use crate::{config::Command, error::Failure};
 pub fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Trace(config) => trace::run(config),
-        Command::Doctor { .. } => Err(Failure::Other(anyhow::anyhow!("doctor is not wired up in this build"))),
+        Command::Doctor { .. } => {
+            Err(Failure::Other(anyhow::anyhow!("doctor is not wired up in this build")))
+        }
     }
 }

@@ -97,7 +97,8 @@ impl Scoped {
     pub(super) fn look(&mut self) -> Change {
         let Ok(listed) = netns::list(&self.roots) else { return Change::default() };
         let alive: BTreeSet<u32> = listed.iter().map(|namespace| namespace.inode).collect();
-        let gone: Vec<u32> = self.present.keys().copied().filter(|inode| !self.is_alive(*inode, &alive)).collect();
+        let gone: Vec<u32> =
+            self.present.keys().copied().filter(|inode| !self.is_alive(*inode, &alive)).collect();
         let vanished = gone.iter().filter_map(|inode| self.present.remove(inode)).collect();
         let appeared: Vec<Namespace> = if self.all {
             listed.into_iter().filter(|namespace| !self.present.contains_key(&namespace.inode)).collect()

@@ -227,7 +227,10 @@ impl<'c> Trace<'c> {
                 self.kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut self.correlator.view);
             if added.is_ok() {
                 self.render.name_netns(namespace.inode, &namespace.name);
-                self.notice(NoticeLevel::Info, format!("namespace {} is traced from now on", namespace.name))?;
+                self.notice(
+                    NoticeLevel::Info,
+                    format!("namespace {} is traced from now on", namespace.name),
+                )?;
                 self.scoped.add(namespace);
             }
         }
@@ -265,8 +268,12 @@ impl<'c> Trace<'c> {
 
     /// Rule texts are trusted once the ruleset was seen unchanged after they had been read.
     fn settle_texts(&mut self) -> Result<(), Failure> {
-        let pending: Vec<_> =
-            self.kernel.namespaces().map(|namespace| namespace.texts().clone()).filter(|t| t.is_pending()).collect();
+        let pending: Vec<_> = self
+            .kernel
+            .namespaces()
+            .map(|namespace| namespace.texts().clone())
+            .filter(|t| t.is_pending())
+            .collect();
         if pending.is_empty() {
             return Ok(());
         }
@@ -277,7 +284,9 @@ impl<'c> Trace<'c> {
     }
 
     fn find_socket(&mut self, journey: &mut Journey, netns: u32, tuple: crate::model::Tuple) {
-        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else { return };
+        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else {
+            return;
+        };
         let Some(namespace) = self.scoped.get(netns) else { return };
         let path = NetnsPath::new(&namespace.path);
         let around = self.enrich.surroundings(netns, &path, Instant::now(), SOCKETS_KEEP);

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::HashMap, ops::Range, rc::Rc};
 
 use crate::{
-    kernel::{Block, KernelTypes, Memory, ReadError, Symbols, btf::kernel_layout},
+    kernel::{Block, Memory, ReadError, Symbols, btf::kernel_layout},
     model::Verdict,
     rules::{effect, index::Effect},
 };
@@ -101,12 +101,14 @@ pub(super) enum RuleEffect {
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
     Counter(u64),
-    /// Ends the rule's evaluation, as far as is known.
+    /// Ends the rule's evaluation.
     Effect(RuleEffect),
     /// Goes on, and is worth naming.
     Action(String),
     GoesOn,
     MayFail,
+    /// May give any verdict, go on, or fail: a verdict map, or an expression that is not known here.
+    Mystery(String),
 }
 
 /// `struct nft_expr_ops`, as far as it is used.
@@ -129,18 +131,8 @@ pub(super) struct Expressions<'a> {
 }
 
 impl<'a> Expressions<'a> {
-    pub(super) fn new(
-        memory: &'a dyn Memory,
-        types: &KernelTypes,
-        symbols: &'a Symbols,
-    ) -> Result<Self, ReadError> {
-        Ok(Self {
-            memory,
-            symbols,
-            layout: ExpressionLayout::resolve(types)?,
-            ops: RefCell::default(),
-            type_names: RefCell::default(),
-        })
+    pub(super) fn new(memory: &'a dyn Memory, symbols: &'a Symbols, layout: ExpressionLayout) -> Self {
+        Self { memory, symbols, layout, ops: RefCell::default(), type_names: RefCell::default() }
     }
 
     /// The rule whose expressions lie at `range` of `block`.
@@ -162,6 +154,12 @@ impl<'a> Expressions<'a> {
             match self.part(block, offset + self.layout.data, &ops)? {
                 Part::Counter(address) => facts.counter = Some((address, true)),
                 Part::Effect(effect) if !decided => (facts.effect, decided) = (effect, true),
+                Part::Mystery(name) => {
+                    facts.counter = facts.counter.map(|(address, _)| (address, false));
+                    if !decided {
+                        (facts.effect, decided) = (RuleEffect::Known(Effect::Unknown { target: name }), true);
+                    }
+                }
                 Part::Action(name) if !decided => {
                     facts.effect = RuleEffect::Known(Effect::Continue { target: Some(name) });
                 }
@@ -195,7 +193,7 @@ impl<'a> Expressions<'a> {
             name if ACTIONS.contains(&name) => Ok(Part::Action(name.to_owned())),
             name if GO_ON.contains(&name) || self.is_setter(ops) => Ok(Part::GoesOn),
             name if MAY_FAIL.contains(&name) => Ok(Part::MayFail),
-            name => Ok(unknown(name)),
+            name => Ok(Part::Mystery(name.to_owned())),
         }
     }
 
@@ -226,7 +224,7 @@ impl<'a> Expressions<'a> {
     fn lookup(&self, block: &Block, data: u32) -> Result<Part, ReadError> {
         let set = block.u64(data + self.layout.lookup_set)?;
         let data_type = self.u32("nft_set.dtype", set, self.layout.set_data_type)?;
-        Ok(if data_type == DATA_VERDICT { unknown("vmap") } else { Part::MayFail })
+        Ok(if data_type == DATA_VERDICT { Part::Mystery("vmap".to_owned()) } else { Part::MayFail })
     }
 
     /// A reference to a named object (counter, limit, quota, ...). A named counter may be shared by rules.
@@ -236,14 +234,14 @@ impl<'a> Expressions<'a> {
         let kind = self.u64("nft_object_ops.type", ops, self.layout.object_type)?;
         Ok(match self.u32("nft_object_type.type", kind, self.layout.object_number)? {
             OBJECT_COUNTER => Part::GoesOn,
-            OBJECT_SYNPROXY => unknown("synproxy"),
+            OBJECT_SYNPROXY => Part::Mystery("synproxy".to_owned()),
             _ => Part::MayFail,
         })
     }
 
     /// An xtables target through nft_compat.
     fn target(&self, ops: &Ops) -> Result<Part, ReadError> {
-        let Some(offset) = self.layout.target_name else { return Ok(unknown("target")) };
+        let Some(offset) = self.layout.target_name else { return Ok(Part::Mystery("target".to_owned())) };
         let address = ops.data.wrapping_add(u64::from(offset));
         let name = Block::read(self.memory, "xt_target.name", address, TARGET_NAME)?.text(0, TARGET_NAME)?;
         Ok(match effect::of_target(&name) {
@@ -291,8 +289,4 @@ impl<'a> Expressions<'a> {
         let address = base.wrapping_add(u64::from(offset));
         self.memory.read_u64(address).map_err(|source| ReadError::Unreadable { what, address, source })
     }
-}
-
-fn unknown(target: &str) -> Part {
-    Part::Effect(RuleEffect::Known(Effect::Unknown { target: target.to_owned() }))
 }

@@ -4,11 +4,11 @@
 mod backend;
 mod expression;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use self::{
     backend::Shape,
-    expression::{Expressions, RuleFacts},
+    expression::{ExpressionLayout, Expressions, RuleFacts},
 };
 use super::index::{
     BaseChain, Chain, ChainRef, Check, CounterAddress, Effect, Rule, RuleCounter, TableIndex,
@@ -21,8 +21,6 @@ use crate::{
     model::{Backend, Hook, TableFamily, Verdict},
 };
 
-/// More chains than a ruleset has; a list that goes on after it runs in a circle.
-const MAX_CHAINS: usize = 1 << 20;
 /// A chain's rules are one kvmalloc (at most INT_MAX bytes); what is larger than this is torn.
 const MAX_BLOB_BYTES: u64 = 512 << 20;
 /// `NFT_CHAIN_BASE` (include/uapi/linux/netfilter/nf_tables.h).
@@ -108,7 +106,7 @@ impl<'a> NftReader<'a> {
         Ok(Self {
             memory,
             layout: NftLayout::resolve(types)?,
-            expressions: Expressions::new(memory, types, symbols)?,
+            expressions: Expressions::new(memory, symbols, ExpressionLayout::resolve(types)?),
             net,
         })
     }
@@ -204,10 +202,11 @@ impl<'a> NftReader<'a> {
                 source,
             })
         };
-        let (mut chains, mut link) = (Vec::new(), list(head)?);
-        for _ in 0..MAX_CHAINS {
-            if link == head {
-                return Ok(chains);
+        let (mut chains, mut seen) = (Vec::new(), HashSet::new());
+        let mut link = list(head)?;
+        while link != head {
+            if !seen.insert(link) {
+                return Err(ReadError::impossible("nft_table.chains", head, "the list runs in a circle"));
             }
             let address = link.wrapping_sub(u64::from(layout.chain_list));
             let chain = Block::read(self.memory, "nft_chain", address, layout.chain_size)?;
@@ -216,7 +215,7 @@ impl<'a> NftReader<'a> {
             }
             link = chain.u64(layout.chain_list)?;
         }
-        Err(ReadError::impossible("nft_table.chains", head, "the list does not end"))
+        Ok(chains)
     }
 
     fn chain(&self, chain: &Block, generation: Generation) -> Result<RawChain, ReadError> {
@@ -338,3 +337,6 @@ fn hook(number: u32) -> Option<Hook> {
     }
     Hook::from_inet_number(u8::try_from(number).ok()?)
 }
+
+#[cfg(test)]
+mod tests;
