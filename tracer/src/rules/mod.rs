@@ -2,6 +2,7 @@
 //! and each rule's text (text).
 
 pub mod index;
+pub mod nftrace;
 pub mod path;
 pub mod resolve;
 pub mod text;
