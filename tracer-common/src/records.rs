@@ -76,6 +76,9 @@ pub const SIGHT_BY_FLOW: u32 = 8;
 /// [`Sight::flags`]: an ICMP error whose quoted packet matched.
 pub const SIGHT_BY_QUOTE: u32 = 16;
 
+/// [`Sight::flags`]: something could not be read; fields that are 0 are unknown.
+pub const SIGHT_UNREADABLE: u32 = 32;
+
 /// [`Sight::conntrack_info`] when the packet has no conntrack entry.
 pub const CONNTRACK_NONE: u8 = 0xff;
 
