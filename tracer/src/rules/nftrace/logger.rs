@@ -45,10 +45,10 @@ impl fmt::Display for LoggerError {
 
 impl std::error::Error for LoggerError {}
 
-/// The packet loggers of a namespace, while they are ours.
+/// The packet loggers of a namespace, ours until this is dropped.
 #[derive(Debug)]
-pub(super) struct Logger {
-    pub(super) socket: Socket,
+pub struct LegacyLog {
+    socket: Socket,
     former: Vec<Former>,
 }
 
@@ -59,8 +59,12 @@ struct Former {
     name: String,
 }
 
-impl Logger {
-    pub(super) fn bind() -> Result<Self, LoggerError> {
+impl LegacyLog {
+    /// Takes over the packet loggers of the calling thread's namespace for IPv4 and IPv6.
+    ///
+    /// # Errors
+    /// [`LoggerError`]; then nothing is changed.
+    pub fn bind() -> Result<Self, LoggerError> {
         let failed = |what| move |error| LoggerError::Failed(what, error);
         let mut socket = Socket::open(0).map_err(failed("open a netlink socket"))?;
         let bind = command(0, BIND);
@@ -71,11 +75,15 @@ impl Logger {
         let [a, b, c, d] = SNAP_LENGTH.to_be_bytes();
         let mode = config(0).bytes(CONFIG_MODE, &[a, b, c, d, COPY_PACKET, 0]).number(CONFIG_THRESHOLD, 1);
         socket.transact(vec![mode]).map_err(failed("configure nfnetlink_log"))?;
-        let mut logger = Self { socket, former: Vec::new() };
+        let mut log = Self { socket, former: Vec::new() };
         for family in [libc::NFPROTO_IPV4 as u8, libc::NFPROTO_IPV6 as u8] {
-            logger.take_over(family).map_err(failed("make nfnetlink_log the packet logger"))?;
+            log.take_over(family).map_err(failed("make nfnetlink_log the packet logger"))?;
         }
-        Ok(logger)
+        Ok(log)
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     fn take_over(&mut self, family: u8) -> io::Result<()> {
@@ -90,7 +98,7 @@ impl Logger {
     }
 }
 
-impl Drop for Logger {
+impl Drop for LegacyLog {
     fn drop(&mut self) {
         for former in &self.former {
             // A logger whose module was unloaded meanwhile cannot come back, and there is nobody to tell.

@@ -20,11 +20,11 @@ use tracer_common::filter::Filter;
 
 pub use self::{
     event::{Headers, LegacyStep, LegacyStepKind, NftStep, NftStepKind, NftVerdict, TraceEvent},
-    logger::LoggerError,
+    logger::{LegacyLog, LoggerError},
 };
 use self::{
     event::{legacy_step, nft_step},
-    logger::{Logger, ULOG},
+    logger::ULOG,
     netlink::{Socket, received},
 };
 
@@ -41,35 +41,29 @@ const ULOG_PACKET: u8 = 0;
 #[derive(Debug)]
 pub struct Witness {
     trace: Socket,
-    /// Owns the table.
+    /// Owns the table; dropped before the logger is put back.
     _table: Socket,
-    legacy: Option<Logger>,
+    legacy: Option<LegacyLog>,
     name: String,
 }
 
 impl Witness {
-    /// Traces packets of `filter` and their replies in the calling thread's namespace, in nft tables. A packet that
-    /// matches only after destination NAT is traced from there on. Where the filter would take too many rules, more
-    /// packets are traced than it asks for.
+    /// Traces packets of `filter` and their replies in the calling thread's namespace: in nft tables, and in those of
+    /// iptables-legacy given its log. Without that, the TRACE lines that iptables-legacy makes of traced packets go to
+    /// the kernel log, so call [`LegacyLog::bind`] first where there are such tables.
+    ///
+    /// A packet that matches only after destination NAT is traced from there on. Where the filter would take too many
+    /// rules, more packets are traced than it asks for.
     ///
     /// # Errors
-    /// No netlink socket, not root (`EPERM`), or a kernel that does not know tables with an owner (before 5.12).
-    pub fn start(filter: &Filter) -> io::Result<Self> {
+    /// No netlink socket, not root (`EPERM`), a table of our name (`EEXIST`), or a kernel that does not know tables
+    /// with an owner (`EOPNOTSUPP`, before 5.12).
+    pub fn start(filter: &Filter, legacy: Option<LegacyLog>) -> io::Result<Self> {
         let trace = Socket::open(TRACE_GROUP)?;
         let mut owner = Socket::open(0)?;
         let name = format!("pathtrace_{}", std::process::id());
         table::create(&mut owner, &name, filter)?;
-        Ok(Self { trace, _table: owner, legacy: None, name })
-    }
-
-    /// Catches the TRACE lines of iptables-legacy as well. Where this is not called, they go to the kernel log. To
-    /// have none go astray, call it before anything but the tables can be traced: it takes effect at once.
-    ///
-    /// # Errors
-    /// [`LoggerError`]; tracing of nft tables goes on.
-    pub fn catch_legacy(&mut self) -> Result<(), LoggerError> {
-        self.legacy = Some(Logger::bind()?);
-        Ok(())
+        Ok(Self { trace, _table: owner, legacy, name })
     }
 
     /// Name of the table, of family inet.
@@ -101,7 +95,7 @@ impl Witness {
     }
 
     fn sockets(&self) -> impl Iterator<Item = &Socket> {
-        std::iter::once(&self.trace).chain(self.legacy.as_ref().map(|logger| &logger.socket))
+        std::iter::once(&self.trace).chain(self.legacy.as_ref().map(LegacyLog::socket))
     }
 
     fn waiting(&self) -> io::Result<Vec<TraceEvent>> {
@@ -112,7 +106,7 @@ impl Witness {
                     Ok(Some(datagram)) => events.extend(self.events(&datagram)),
                     Ok(None) => break,
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                        events.push(TraceEvent::Lost)
+                        events.push(TraceEvent::Lost);
                     }
                     Err(error) => return Err(error),
                 }

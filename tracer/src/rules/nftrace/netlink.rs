@@ -118,7 +118,7 @@ impl Message {
         self.bytes(kind, &bytes)
     }
 
-    pub(super) fn nested(self, kind: u16, attributes: Attributes) -> Self {
+    pub(super) fn nested(self, kind: u16, attributes: &Attributes) -> Self {
         self.bytes(kind | libc::NLA_F_NESTED as u16, &attributes.0)
     }
 
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn messages_read_back_as_written() {
         let inner = Attributes::default().text(1, "x").number(2, 7);
-        let mut message = Message::new(10, 3, libc::NLM_F_ACK, 1, 0).text(1, "table").nested(4, inner);
+        let mut message = Message::new(10, 3, libc::NLM_F_ACK, 1, 0).text(1, "table").nested(4, &inner);
         assert!(message.wants_answer());
         let bytes = message.finish(9).to_vec();
         let all: Vec<_> = received(&bytes).collect();

@@ -64,7 +64,7 @@ pub(super) fn create(socket: &mut Socket, name: &str, filter: &Filter) -> io::Re
                 .number(HOOK_NUMBER, hook)
                 .number(HOOK_PRIORITY, priority.cast_unsigned());
             let base = request(NEW_CHAIN).text(CHAIN_TABLE, name).text(CHAIN_NAME, &chain);
-            messages.push(base.nested(CHAIN_HOOK, place).text(CHAIN_TYPE, "filter"));
+            messages.push(base.nested(CHAIN_HOOK, &place).text(CHAIN_TYPE, "filter"));
             for conditions in alternatives(filter) {
                 let rule = Message::new(
                     NFTABLES,
@@ -74,7 +74,7 @@ pub(super) fn create(socket: &mut Socket, name: &str, filter: &Filter) -> io::Re
                     0,
                 );
                 let rule = rule.text(RULE_TABLE, name).text(RULE_CHAIN, &chain);
-                messages.push(rule.nested(RULE_EXPRESSIONS, rule_expressions(&conditions)));
+                messages.push(rule.nested(RULE_EXPRESSIONS, &rule_expressions(&conditions)));
             }
         }
     }
