@@ -49,7 +49,12 @@ impl Kernel {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn load(settings: &Settings, types: KernelTypes, symbols: std::sync::Arc<Symbols>, verbose: bool) -> Result<Self> {
+    pub fn load(
+        settings: &Settings,
+        types: KernelTypes,
+        symbols: std::sync::Arc<Symbols>,
+        verbose: bool,
+    ) -> Result<Self> {
         let mut ebpf = object::create(settings)?;
         let peek = Peek::load(&mut ebpf, &types)?;
         let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
@@ -88,7 +93,9 @@ impl Kernel {
             match object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint) {
                 Ok(()) => self.attached.push(probe.tracepoint),
                 Err(error) if probe.required => return Err(error),
-                Err(_) => self.missing.push(format!("{}: this kernel has no tracepoint {}", probe.gives, probe.tracepoint)),
+                Err(_) => self
+                    .missing
+                    .push(format!("{}: this kernel has no tracepoint {}", probe.gives, probe.tracepoint)),
             }
         }
         Ok(())
@@ -202,8 +209,9 @@ impl Kernel {
 }
 
 fn write_offsets(ebpf: &mut Ebpf, offsets: &CpuOffsets) -> Result<()> {
-    let mut map: PerCpuArray<_, u64> =
-        PerCpuArray::try_from(ebpf.map_mut("PER_CPU_OFFSET").context("kernel object: no map PER_CPU_OFFSET")?)?;
+    let mut map: PerCpuArray<_, u64> = PerCpuArray::try_from(
+        ebpf.map_mut("PER_CPU_OFFSET").context("kernel object: no map PER_CPU_OFFSET")?,
+    )?;
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
     let values = (0..cpus).map(|cpu| u32::try_from(cpu).ok().and_then(|cpu| offsets.get(cpu)).unwrap_or(0));
     map.set(0, PerCpuValues::try_from(values.collect::<Vec<_>>())?, 0)?;

@@ -192,7 +192,8 @@ impl Namespace {
             })
             .collect();
         self.links.retain(|place, _| wanted.contains(place));
-        let missing: Vec<Place> = wanted.into_iter().filter(|place| !self.links.contains_key(place)).collect();
+        let missing: Vec<Place> =
+            wanted.into_iter().filter(|place| !self.links.contains_key(place)).collect();
         if missing.is_empty() {
             return Ok(true);
         }
@@ -313,7 +314,9 @@ fn judging(function: &HookFunction) -> Vec<Judging> {
         HookKind::Nat { chains } => chains
             .iter()
             .map(|chain| match chain.kind {
-                HookKind::XtTable { table: address } | HookKind::NftChain { chain: address } => one(Some(address), true),
+                HookKind::XtTable { table: address } | HookKind::NftChain { chain: address } => {
+                    one(Some(address), true)
+                }
                 _ => one(None, true),
             })
             .collect(),

@@ -31,7 +31,10 @@ impl Readings {
     pub(super) fn add(&mut self, ebpf: &mut Ebpf, index: &TableIndex) -> Result<Table> {
         let count = u32::try_from(index.counters.len())?;
         if count > MAX_SNAPSHOT {
-            bail!("table {} has {count} rules; rules of tables with more than {MAX_SNAPSHOT} are not named", index.name);
+            bail!(
+                "table {} has {count} rules; rules of tables with more than {MAX_SNAPSHOT} are not named",
+                index.name
+            );
         }
         if self.next + count > MAX_COUNTERS {
             self.next = 0;

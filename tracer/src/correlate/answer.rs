@@ -60,7 +60,9 @@ impl Correlator {
     /// the other way, or an ICMP error that quotes it. (REJECT's resets and ICMPv6 errors have no tracepoint.)
     pub(super) fn answer_to_another(&mut self, sight: &SightEvent) {
         let SightKind::Netfilter { hook: Hook::Output, .. } = sight.kind else { return };
-        let Some(other) = self.last_on_cpu.get(&sight.raw.head.cpu).and_then(|other| self.open.get_mut(other)) else {
+        let Some(other) =
+            self.last_on_cpu.get(&sight.raw.head.cpu).and_then(|other| self.open.get_mut(other))
+        else {
             return;
         };
         let Some(tuple) = sight.tuple else { return };

@@ -96,7 +96,9 @@ impl Open {
 
     fn last_device_out(&self) -> Option<String> {
         match &self.stages.last()?.stage {
-            DraftStage::Device(device) if device.direction == DeviceDirection::Out => Some(device.device.clone()),
+            DraftStage::Device(device) if device.direction == DeviceDirection::Out => {
+                Some(device.device.clone())
+            }
             _ => None,
         }
     }

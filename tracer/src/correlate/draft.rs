@@ -8,8 +8,8 @@ use super::{flows::Flows, open::Open};
 use crate::{
     decode::{self, HitsEvent, SightEvent, SocketTaken},
     model::{
-        Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, Protocol, RouteStage,
-        Tuple,
+        Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, Protocol,
+        RouteStage, Tuple,
     },
     plan::Gap,
     rules::path::Fate,
@@ -116,7 +116,8 @@ impl Open {
     }
 
     fn conntrack_of_packet(&self) -> Option<Conntrack> {
-        let bare = |state| Conntrack { state, original: None, reply: None, mark: None, zone: None, status: None };
+        let bare =
+            |state| Conntrack { state, original: None, reply: None, mark: None, zone: None, status: None };
         let Some(info) = self.conntrack_info else {
             return self.after_conntrack.then(|| bare(CtState::Invalid));
         };
@@ -166,8 +167,16 @@ fn packet(sight: &SightEvent, tuple: Tuple) -> Packet {
 }
 
 fn tcp_flags(byte: u8) -> String {
-    const FLAGS: [(u8, char); 8] =
-        [(0x02, 'S'), (0x10, 'A'), (0x01, 'F'), (0x04, 'R'), (0x08, 'P'), (0x20, 'U'), (0x40, 'E'), (0x80, 'C')];
+    const FLAGS: [(u8, char); 8] = [
+        (0x02, 'S'),
+        (0x10, 'A'),
+        (0x01, 'F'),
+        (0x04, 'R'),
+        (0x08, 'P'),
+        (0x20, 'U'),
+        (0x40, 'E'),
+        (0x80, 'C'),
+    ];
     FLAGS.iter().filter(|(bit, _)| byte & bit != 0).map(|(_, letter)| letter).collect()
 }
 

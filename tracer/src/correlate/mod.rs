@@ -194,7 +194,8 @@ impl Open {
         }
         if self.first.is_none() {
             if sight.raw.flags & SIGHT_LATE != 0 {
-                self.notes.push("joined behind connection tracking: what came before was not seen".to_owned());
+                self.notes
+                    .push("joined behind connection tracking: what came before was not seen".to_owned());
             }
             self.first = Some(Box::new(sight.clone()));
         }

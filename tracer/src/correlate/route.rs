@@ -68,7 +68,11 @@ impl Open {
 fn table(lookup: &RouteEvent, route_type: Option<u8>, lookups: &[RouteEvent]) -> u32 {
     let merged = lookups.iter().all(|other| other.table != LOCAL);
     let is_local = matches!(route_type, Some(TYPE_LOCAL | TYPE_BROADCAST));
-    if lookup.destination.is_ipv4() && lookup.table == MAIN && merged && is_local { LOCAL } else { lookup.table }
+    if lookup.destination.is_ipv4() && lookup.table == MAIN && merged && is_local {
+        LOCAL
+    } else {
+        lookup.table
+    }
 }
 
 /// As `ip route` names them (include/uapi/linux/rtnetlink.h).

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tracer_common::{
     records::{
-        Answer, AnswerKind, CONNTRACK_NONE, ConntrackTuples, Hit, Kind, MAX_HITS, REASON_UNKNOWN, Route, RuleHits,
-        Sight, SocketEvent,
+        Answer, AnswerKind, CONNTRACK_NONE, ConntrackTuples, Hit, Kind, MAX_HITS, REASON_UNKNOWN, Route,
+        RuleHits, Sight, SocketEvent,
     },
     tuple::{self as raw, IPV4, IPV6},
 };
@@ -45,9 +45,18 @@ pub enum SightKind {
     DeviceIn,
     DeviceOut,
     /// Before the function with this priority.
-    Netfilter { family: Family, hook: Hook, priority: i32 },
-    Drop { reason: Option<u32>, location: u64 },
-    Consume { location: u64 },
+    Netfilter {
+        family: Family,
+        hook: Hook,
+        priority: i32,
+    },
+    Drop {
+        reason: Option<u32>,
+        location: u64,
+    },
+    Consume {
+        location: u64,
+    },
     Left,
 }
 

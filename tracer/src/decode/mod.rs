@@ -2,7 +2,9 @@
 
 mod event;
 
-pub use event::{AnswerEvent, Event, HitsEvent, RouteEvent, SightEvent, SightKind, SocketTaken, TuplesEvent, tuple};
+pub use event::{
+    AnswerEvent, Event, HitsEvent, RouteEvent, SightEvent, SightKind, SocketTaken, TuplesEvent, tuple,
+};
 
 use std::fmt;
 
