@@ -17,8 +17,9 @@ use super::{
     ruleset::{Question, RulesetView},
 };
 
-/// How long a reply may take before its absence means something.
-pub const REPLY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a reply may take before its absence means something: TCP's own first retransmission timeout (RFC 6298),
+/// after which the sender takes the packet for lost.
+pub const REPLY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is known of the packet's connection beyond this packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
