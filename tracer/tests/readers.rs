@@ -13,7 +13,7 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use tracer::{
-    enrich::{Endpoint, NetnsPath, Question, Reader, Roots, RouteKind, Surroundings},
+    enrich::{Endpoint, MaxAge, NetnsPath, Question, Reader, Roots, RouteKind, Surroundings},
     model::Protocol,
 };
 
@@ -156,4 +156,9 @@ fn what_was_just_read_is_not_read_again() {
     assert!(std::sync::Arc::ptr_eq(&first, &again));
     let later = reader.surroundings(netns, &path, start + Duration::from_secs(2), Duration::from_secs(1));
     assert!(!std::sync::Arc::ptr_eq(&first, &later));
+    // Only what is too old is read: the sockets stay.
+    let ages = MaxAge { sockets: Duration::from_secs(9), rest: Duration::ZERO };
+    let rest = reader.surroundings(netns, &path, start + Duration::from_secs(3), ages);
+    assert_eq!(rest.sockets.at(), later.sockets.at());
+    assert!(rest.settings.at() > later.settings.at());
 }

@@ -57,15 +57,15 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn network(&self, netns: u32) -> Option<&'a Network> {
-        self.surroundings(netns)?.network.known()
+        self.surroundings(netns)?.network.known().map(|known| &**known)
     }
 
     pub(super) fn sockets(&self, netns: u32) -> Option<&'a Sockets> {
-        self.surroundings(netns)?.sockets.known()
+        self.surroundings(netns)?.sockets.known().map(|known| &**known)
     }
 
     pub(super) fn settings(&self, netns: u32) -> Option<&'a Settings> {
-        self.surroundings(netns)?.settings.known()
+        self.surroundings(netns)?.settings.known().map(|known| &**known)
     }
 
     pub(super) fn device_settings(&self, netns: u32, device: &str) -> Option<&'a DeviceSettings> {

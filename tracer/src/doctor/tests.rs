@@ -86,9 +86,9 @@ impl Host {
     fn report(&self) -> Report {
         let surroundings = Surroundings {
             netns: 1,
-            sockets: at(Sockets::default()),
-            settings: at(self.settings.clone()),
-            network: at(self.network.clone()),
+            sockets: at(Arc::new(Sockets::default())),
+            settings: at(Arc::new(self.settings.clone())),
+            network: at(Arc::new(self.network.clone())),
             containers: at(Arc::new(Containers::default())),
         };
         examine(&Machine {
