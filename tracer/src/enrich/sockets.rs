@@ -227,3 +227,72 @@ fn udp(path: &Path) -> Result<Vec<SocketEntry>> {
         })
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn socket(local: &str, state: SocketState, inode: u64) -> SocketEntry {
+        SocketEntry { protocol: Protocol::TCP, local: end(local), state, inode, owner: None }
+    }
+
+    fn end(text: &str) -> Endpoint {
+        endpoint(text.parse().unwrap())
+    }
+
+    #[test]
+    fn the_socket_nearest_to_the_packet_takes_it() {
+        let connected = |peer: &str| SocketState::Connected { peer: end(peer) };
+        let sockets = Sockets::new(vec![
+            socket("[::]:80", SocketState::Listening, 1),
+            socket("0.0.0.0:80", SocketState::Listening, 2),
+            socket("10.0.0.1:80", SocketState::Listening, 3),
+            socket("10.0.0.1:80", connected("10.0.0.9:4000"), 4),
+            socket("[::ffff:10.0.0.1]:80", connected("[::ffff:10.0.0.9]:4001"), 5),
+            socket("[::]:443", SocketState::Listening, 6),
+            socket("127.0.0.1:22", SocketState::Listening, 7),
+        ]);
+        let taker = |local: &str, peer: &str| {
+            sockets.entry(Protocol::TCP, end(local), end(peer)).map(|socket| socket.inode)
+        };
+        assert_eq!(taker("10.0.0.1:80", "10.0.0.9:4000"), Some(4));
+        assert_eq!(taker("10.0.0.1:80", "10.0.0.9:4001"), Some(5));
+        assert_eq!(taker("10.0.0.1:80", "10.0.0.9:4002"), Some(3));
+        assert_eq!(taker("10.0.0.2:80", "10.0.0.9:4002"), Some(2));
+        assert_eq!(taker("[fd00::1]:80", "[fd00::9]:4002"), Some(1));
+        assert_eq!(taker("10.0.0.1:443", "10.0.0.9:4002"), Some(6));
+        assert_eq!(taker("10.0.0.1:22", "10.0.0.9:4002"), None);
+        assert_eq!(sockets.entry(Protocol::UDP, end("10.0.0.1:80"), end("10.0.0.9:1")), None);
+    }
+
+    #[test]
+    fn the_kernels_tables_are_read_and_a_missing_one_is_an_error() {
+        let proc = tempfile::tempdir().unwrap();
+        let mut owners = Owners::new(proc.path());
+        assert!(Sockets::read(proc.path(), &mut owners).is_err());
+        let net = proc.path().join("thread-self/net");
+        fs::create_dir_all(&net).unwrap();
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let tail = "00000000:00000000 00:00000000 00000000     0        0";
+        fs::write(
+            net.join("tcp"),
+            format!("{head}   0: 0100007F:1F90 00000000:0000 0A {tail} 77 1 0 100 0\n"),
+        )
+        .unwrap();
+        fs::write(net.join("udp"), format!("{head}   0: 00000000:0035 00000000:0000 07 {tail} 78 2 0 0\n"))
+            .unwrap();
+        let any = "00000000000000000000000000000000";
+        fs::write(net.join("tcp6"), format!("{head}   0: {any}:0050 {any}:0000 0A {tail} 79 1 0 100 0\n"))
+            .unwrap();
+        let sockets = Sockets::read(proc.path(), &mut owners).unwrap();
+        let found: Vec<_> = sockets.iter().map(|socket| (socket.local.to_string(), socket.inode)).collect();
+        assert_eq!(found, [("127.0.0.1:8080".into(), 77), ("0.0.0.0:53".into(), 78), ("[::]:80".into(), 79)]);
+        assert!(
+            sockets.iter().all(|socket| socket.state == SocketState::Listening && socket.owner.is_none())
+        );
+        fs::write(net.join("tcp"), "header\nnonsense\n").unwrap();
+        assert!(format!("{:#}", Sockets::read(proc.path(), &mut owners).unwrap_err()).contains("net/tcp"));
+    }
+}
