@@ -43,7 +43,12 @@ fn object(path: &str, wanted: &Map<String, Value>, found: &Map<String, Value>) -
 
 fn list(path: &str, wanted: &[Value], found: &[Value]) -> Result<(), String> {
     if wanted.len() != found.len() {
-        return Err(format!("{path}: expected {} items, found {}: {}", wanted.len(), found.len(), Value::from(found)));
+        return Err(format!(
+            "{path}: expected {} items, found {}: {}",
+            wanted.len(),
+            found.len(),
+            Value::from(found)
+        ));
     }
     wanted.iter().zip(found).enumerate().try_for_each(|(i, (p, a))| at(&format!("{path}[{i}]"), p, a))
 }
@@ -79,7 +84,9 @@ fn in_order(patterns: &[Value], stages: &Value) -> Result<(), String> {
 /// Explains with the stage that fits best, by the same hook and table or kind.
 fn missing_stage(number: usize, pattern: &Value, rest: &[Value]) -> String {
     let near = |stage: &&Value| {
-        ["kind", "hook", "table", "direction"].iter().all(|key| pattern[key].is_null() || pattern[key] == stage[key])
+        ["kind", "hook", "table", "direction"]
+            .iter()
+            .all(|key| pattern[key].is_null() || pattern[key] == stage[key])
     };
     let why = rest.iter().find(near).map_or_else(
         || "no stage like it from there on".to_owned(),
@@ -96,7 +103,8 @@ fn none_of(patterns: &[Value], stages: &Value) -> Result<(), String> {
 
 fn findings(codes: &[Value], actual: &Value) -> Result<(), String> {
     let mut wanted: Vec<&str> = codes.iter().filter_map(Value::as_str).collect();
-    let mut found: Vec<&str> = actual.as_array().into_iter().flatten().filter_map(|f| f["code"].as_str()).collect();
+    let mut found: Vec<&str> =
+        actual.as_array().into_iter().flatten().filter_map(|f| f["code"].as_str()).collect();
     wanted.sort_unstable();
     found.sort_unstable();
     if wanted == found { Ok(()) } else { Err(format!("findings: expected {wanted:?}, found {found:?}")) }
@@ -177,7 +185,9 @@ mod tests {
     #[test]
     fn a_pattern_names_only_what_matters() {
         let journey = json!({"id": 7, "packet": {"source": "10.1.0.2", "source_port": 40000, "ip_id": null}});
-        assert!(matches(&json!({"packet": {"source": "10.1.0.2", "source_port": "40000"}}), &journey).is_ok());
+        assert!(
+            matches(&json!({"packet": {"source": "10.1.0.2", "source_port": "40000"}}), &journey).is_ok()
+        );
         assert!(matches(&json!({"packet": {"ip_id": "null", "source": "any"}}), &journey).is_ok());
         assert!(matches(&json!({"packet": {"source": "~1.0"}}), &journey).is_ok());
         assert!(matches(&json!({"packet": {"source": "!10.1.0.3"}}), &journey).is_ok());
@@ -191,7 +201,9 @@ mod tests {
     fn stages_are_met_in_order_with_others_between() {
         let journey = json!({"stages": [{"hook": "prerouting"}, {"kind": "route"}, {"hook": "forward"}]});
         assert!(matches(&json!({"stages": [{"hook": "prerouting"}, {"hook": "forward"}]}), &journey).is_ok());
-        assert!(matches(&json!({"stages": [{"hook": "forward"}, {"hook": "prerouting"}]}), &journey).is_err());
+        assert!(
+            matches(&json!({"stages": [{"hook": "forward"}, {"hook": "prerouting"}]}), &journey).is_err()
+        );
         assert!(matches(&json!({"no_stages": [{"hook": "input"}]}), &journey).is_ok());
         assert!(matches(&json!({"no_stages": [{"hook": "forward"}]}), &journey).is_err());
     }

@@ -7,6 +7,7 @@ pub mod netns;
 pub mod pathtrace;
 pub mod ruleset;
 pub mod scenario;
+pub mod show;
 pub mod topology;
 pub mod traffic;
 pub mod wait;

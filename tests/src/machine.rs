@@ -29,7 +29,10 @@ impl Fingerprint {
             ("routes", netns.exec("ip route show table all")?),
             ("nft", netns.exec("nft -s list ruleset")?),
             ("sysctls", netns.run(|| sysctls(Path::new("/proc/sys/net")))),
-            ("legacy tables", netns.run(|| read_all("/proc/thread-self/net", &["ip_tables_names", "ip6_tables_names"]))),
+            (
+                "legacy tables",
+                netns.run(|| read_all("/proc/thread-self/net", &["ip_tables_names", "ip6_tables_names"])),
+            ),
             ("loggers", netns.run(|| read_all("/proc/sys/net/netfilter/nf_log", &["2", "10"]))),
         ]);
         for (name, program) in [
@@ -74,7 +77,8 @@ fn devices(netns: &Netns) -> Result<String> {
 
 /// Settings with their values; those that count or cannot be read are left out.
 fn sysctls(folder: &Path) -> String {
-    let mut entries: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
     entries.sort();
     let counts = ["nf_conntrack_count", "fib_multipath_hash_seed"];
     entries.iter().fold(String::new(), |all, path| {
@@ -149,9 +153,7 @@ fn exists(kind: &str, id: u32) -> bool {
     let mut attributes = [0_u32; 32];
     attributes[0] = id;
     // SAFETY: BPF_*_GET_FD_BY_ID reads `union bpf_attr`, of which `attributes` is a zeroed prefix of this size.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, *command, attributes.as_ptr(), size_of_val(&attributes))
-    };
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, *command, attributes.as_ptr(), size_of_val(&attributes)) };
     let Ok(fd @ 0..) = i32::try_from(fd) else { return false };
     // SAFETY: the system call gave us this descriptor, and nobody else knows it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });

@@ -175,8 +175,9 @@ impl Drop for Netns {
 /// When it cannot be started or does not succeed; names the command and its complaint.
 pub fn checked(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let Output { status, stdout, stderr } =
-        command.output().with_context(|| format!("start {shown}; `cargo xtask setup` installs what labs need"))?;
+    let Output { status, stdout, stderr } = command
+        .output()
+        .with_context(|| format!("start {shown}; `cargo xtask setup` installs what labs need"))?;
     if !status.success() {
         bail!("{shown} failed ({status}): {}", String::from_utf8_lossy(&stderr).trim());
     }

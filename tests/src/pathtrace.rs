@@ -107,7 +107,9 @@ impl Report {
     pub fn summary(&self) -> Result<&Value> {
         match (self.of_type("summary").as_slice(), self.lines.last()) {
             ([only], Some(last)) if *only == last => Ok(last),
-            (all, last) => bail!("{} summaries; the last line is {last:?}; stderr: {}", all.len(), self.stderr),
+            (all, last) => {
+                bail!("{} summaries; the last line is {last:?}; stderr: {}", all.len(), self.stderr)
+            }
         }
     }
 }
@@ -123,7 +125,8 @@ impl Pathtrace {
         let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
         let said = Shared::default();
         let stderr = Arc::new(Mutex::new(String::new()));
-        let (out, err) = (child.stdout.take().context("no stdout")?, child.stderr.take().context("no stderr")?);
+        let (out, err) =
+            (child.stdout.take().context("no stdout")?, child.stderr.take().context("no stderr")?);
         let readers = vec![
             thread::spawn({
                 let said = Arc::clone(&said);

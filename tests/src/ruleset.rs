@@ -144,7 +144,10 @@ fn filter_before_28(networks: &[DockerNetwork]) -> String {
         rules.push_str(&published_accepted(network));
     }
     for DockerNetwork { bridge, .. } in networks {
-        _ = writeln!(rules, "-A DOCKER-ISOLATION-STAGE-1 -i {bridge} ! -o {bridge} -j DOCKER-ISOLATION-STAGE-2");
+        _ = writeln!(
+            rules,
+            "-A DOCKER-ISOLATION-STAGE-1 -i {bridge} ! -o {bridge} -j DOCKER-ISOLATION-STAGE-2"
+        );
     }
     for DockerNetwork { bridge, .. } in networks {
         _ = writeln!(rules, "-A DOCKER-ISOLATION-STAGE-2 -o {bridge} -j DROP");

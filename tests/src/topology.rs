@@ -188,7 +188,9 @@ impl Topology {
     /// When the plan has no such name.
     pub fn address(self, name: &str, family: Family) -> Result<IpAddr> {
         let found = self.addresses(family).find(|(known, _)| *known == name);
-        found.map(|(_, address)| address).with_context(|| format!("the lab {self:?} has no address named {name}"))
+        found
+            .map(|(_, address)| address)
+            .with_context(|| format!("the lab {self:?} has no address named {name}"))
     }
 }
 
@@ -218,7 +220,8 @@ impl Lab {
         for (left, right) in plan.wires {
             let peer = lab.netns(right.space)?.name();
             let (one, two) = (left.device, right.device);
-            lab.netns(left.space)?.exec(&format!("ip link add {one} type veth peer name {two} netns {peer}"))?;
+            lab.netns(left.space)?
+                .exec(&format!("ip link add {one} type veth peer name {two} netns {peer}"))?;
             for end in [left, right] {
                 lab.describe_end(devices.entry(end.space).or_default(), end)?;
             }
@@ -228,8 +231,10 @@ impl Lab {
         }
         for (space, gateway) in plan.gateways {
             let [v4, v6] = Family::BOTH.map(|family| topology.address(gateway, family));
-            lab.netns(space)?
-                .feed("ip -batch -", &format!("route add default via {}\nroute add default via {}\n", v4?, v6?))?;
+            lab.netns(space)?.feed(
+                "ip -batch -",
+                &format!("route add default via {}\nroute add default via {}\n", v4?, v6?),
+            )?;
         }
         lab.wait_until_usable()?;
         Ok(lab)
@@ -314,7 +319,8 @@ fn usable(netns: &Netns) -> Result<bool> {
     let devices: Vec<Value> = serde_json::from_str(&netns.exec("ip -j address show")?)?;
     Ok(devices.iter().all(|device| {
         let runs = device["operstate"] == "UP" || device["ifname"] == "lo";
-        let settled = device["addr_info"].as_array().is_none_or(|all| all.iter().all(|a| a["tentative"] != true));
+        let settled =
+            device["addr_info"].as_array().is_none_or(|all| all.iter().all(|a| a["tentative"] != true));
         runs && settled
     }))
 }

@@ -3,10 +3,7 @@
 use std::{
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::{
-        fd::AsFd,
-        unix::net::UnixStream,
-    },
+    os::{fd::AsFd, unix::net::UnixStream},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -61,7 +58,8 @@ impl Server {
     /// # Errors
     /// When the address cannot be bound in there.
     pub fn tcp(netns: &Netns, address: SocketAddr) -> Result<Self> {
-        let listener = netns.run(|| TcpListener::bind(address)).with_context(|| format!("listen on tcp {address}"))?;
+        let listener =
+            netns.run(|| TcpListener::bind(address)).with_context(|| format!("listen on tcp {address}"))?;
         Self::accept(listener)
     }
 
@@ -118,7 +116,8 @@ impl Server {
     /// # Errors
     /// When the address cannot be bound in there.
     pub fn proxy(netns: &Netns, address: SocketAddr, to: SocketAddr) -> Result<Self> {
-        let listener = netns.run(|| TcpListener::bind(address)).with_context(|| format!("listen on tcp {address}"))?;
+        let listener =
+            netns.run(|| TcpListener::bind(address)).with_context(|| format!("listen on tcp {address}"))?;
         listener.set_nonblocking(true)?;
         let inside = netns.door()?;
         Self::spawn(address, move |stop| {
@@ -157,7 +156,8 @@ impl Drop for Server {
 
 /// Waits until `socket` can be read; false once the server is to stop.
 fn readable(socket: &impl AsFd, stop: &UnixStream) -> bool {
-    let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    let mut waiting =
+        [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
     let woken = poll(&mut waiting, PollTimeout::NONE);
     woken != Err(nix::Error::EBADF) && waiting[1].revents().is_none_or(|events| events.is_empty())
 }
@@ -196,7 +196,8 @@ fn tcp_here(to: SocketAddr, patience: Duration) -> Result<(Answer, Option<Socket
     let ours = connection.local_addr()?;
     connection.set_read_timeout(Some(patience))?;
     let mut answer = String::new();
-    let exchange = connection.write_all(b"GET / HTTP/1.0\r\n").and_then(|()| connection.read_to_string(&mut answer));
+    let exchange =
+        connection.write_all(b"GET / HTTP/1.0\r\n").and_then(|()| connection.read_to_string(&mut answer));
     match exchange {
         Ok(_) => {
             let seen_as = answer.lines().last().and_then(|line| line.parse().ok());
@@ -227,7 +228,8 @@ pub fn tcp_burst(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<Sock
 /// When the attempt fails in a way that no packet explains.
 pub fn udp(netns: &Netns, source_port: u16, to: SocketAddr, patience: Duration) -> Result<Answer> {
     let exchange = || -> io::Result<IpAddr> {
-        let from: SocketAddr = if to.is_ipv4() { ([0; 4], source_port).into() } else { ([0_u16; 8], source_port).into() };
+        let from: SocketAddr =
+            if to.is_ipv4() { ([0; 4], source_port).into() } else { ([0_u16; 8], source_port).into() };
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(patience))?;
@@ -249,10 +251,12 @@ pub fn udp(netns: &Netns, source_port: u16, to: SocketAddr, patience: Duration) 
 pub fn ping(netns: &Netns, to: IpAddr, patience: Duration) -> Result<Answer> {
     let wait = patience.as_secs_f32().to_string();
     let output = netns.command("ping")?.args(["-n", "-c", "1", "-W", &wait, &to.to_string()]).output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     Ok(if output.status.success() {
         Answer::Answered { seen_as: None }
-    } else if ["nreachable", "rohibited", "filtered", "not permitted"].iter().any(|word| said.contains(word)) {
+    } else if ["nreachable", "rohibited", "filtered", "not permitted"].iter().any(|word| said.contains(word))
+    {
         Answer::Unreachable
     } else {
         Answer::Silence
@@ -302,7 +306,10 @@ fn tcp_checksum(from: IpAddr, to: IpAddr, segment: &[u8]) -> u16 {
     };
     let length = u16::try_from(segment.len()).unwrap_or(u16::MAX).to_be_bytes();
     let covered = [octets(from), octets(to), vec![0, TCP], length.to_vec(), segment.to_vec()].concat();
-    let sum: u32 = covered.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]))).sum();
+    let sum: u32 = covered
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+        .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(u16::MAX)
 }

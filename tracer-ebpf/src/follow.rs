@@ -45,6 +45,8 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
         conntrack: 0,
         conntrack_status: 0,
         flags,
+        priority: 0,
+        reserved: 0,
     };
     if TRACKED.insert(skb, track, 0).is_err() {
         count(Counter::TrackedFull);

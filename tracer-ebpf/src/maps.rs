@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tracer_common::{
     counters::{COUNTERS as COUNTER_COUNT, Counter},
@@ -20,6 +20,10 @@ pub(crate) static mut SETTINGS: Settings = Settings::ZERO;
 /// Records for user space. 8 MiB hold about 30,000 sights.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// The program that netfilter probes hand a followed packet to ([`crate::probes`]).
+#[map]
+pub(crate) static JUDGE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Followed packets by address of their `sk_buff`.
 #[map]
@@ -100,6 +104,9 @@ pub(crate) struct Track {
     pub(crate) conntrack_status: u32,
     /// `SIGHT_*` flags that belong to the journey.
     pub(crate) flags: u32,
+    /// Priority of the netfilter probe that the packet is at, for the program that the probe hands over to.
+    pub(crate) priority: i32,
+    pub(crate) reserved: u32,
 }
 
 /// The packet last seen on a CPU.

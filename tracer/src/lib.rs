@@ -8,6 +8,7 @@ pub mod config;
 pub mod correlate;
 pub mod decode;
 pub mod diagnose;
+pub mod doctor;
 pub mod enrich;
 pub mod error;
 pub mod kernel;

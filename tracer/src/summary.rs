@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::model::{
     Backend, DecidedBy, Finding, Journey, NetfilterStage, OutcomeKind, StageKind, Summary, SummaryFinding,
+    Verdict,
 };
 
 /// Whether a journey reached the user.
@@ -51,7 +52,7 @@ impl Tally {
     pub fn add(&mut self, journey: &Journey, shown: Shown) {
         self.journeys += 1;
         *self.by_result.entry(journey.outcome.result).or_default() += 1;
-        if let Some(reason) = &journey.outcome.reason {
+        if let Some(reason) = journey.outcome.reason.as_ref().filter(|_| journey.outcome.result.is_bad()) {
             *self.by_reason.entry(reason.clone()).or_default() += 1;
         }
         if let Some(stage) = fatal_stage(journey) {
@@ -98,11 +99,13 @@ impl Tally {
     }
 }
 
-/// The table that ended a bad journey, if one did.
+/// The table that ended a bad journey, if one did: the kernel can also drop what the last table let pass.
 pub(crate) fn fatal_stage(journey: &Journey) -> Option<&NetfilterStage> {
     let index = journey.outcome.stage.filter(|_| journey.outcome.result.is_bad())?;
     match &journey.stages.get(index)?.kind {
-        StageKind::Netfilter(stage) => Some(stage),
+        StageKind::Netfilter(stage) => {
+            Some(stage).filter(|stage| matches!(stage.verdict, Some(Verdict::Drop | Verdict::Reject)))
+        }
         StageKind::Device(_) | StageKind::Route(_) => None,
     }
 }

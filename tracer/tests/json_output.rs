@@ -153,23 +153,27 @@ fn the_summary_of_some_journeys() {
     tally.add(&journeys::rejected_by_rule(6), Shown::Yes);
     tally.add(&journeys::delivered(7), Shown::NotBad);
     tally.add(&journeys::inexact(8), Shown::AfterCount);
+    // The kernel refused it after the last table had let it pass: no rule did.
+    tally.add(&journeys::refused_no_socket(9), Shown::Yes);
     let lost = [("ring-full".to_owned(), 3), ("flows-full".to_owned(), 0)].into();
     let summary = tally.finish(Events { received: 90, lost }, Duration::from_millis(1500));
     let expected = json!({
-        "type": "summary", "journeys": 5,
-        "by_result": {"dropped": 3, "rejected": 1, "delivered": 1},
-        "by_reason": {"NETFILTER_DROP": 4},
+        "type": "summary", "journeys": 6,
+        "by_result": {"dropped": 3, "rejected": 2, "delivered": 1},
+        "by_reason": {"NETFILTER_DROP": 4, "NO_SOCKET": 1},
         "by_rule": {
             "filter FORWARD policy": 2,
             "filter FORWARD #6: -A FORWARD -p tcp -j REJECT --reject-with tcp-reset": 1,
             "filter OUTPUT #3: -A OUTPUT -p tcp --dport 443 -j DROP": 1},
-        "by_finding": [{"code": "forward-drop-after-dnat", "count": 2, "first": 4}],
+        "by_finding": [{"code": "forward-drop-after-dnat", "count": 2, "first": 4},
+                       {"code": "listener-on-other-address", "count": 1, "first": 9}],
         "events_received": 90, "events_lost": 3, "lost_where": {"ring-full": 3},
         "not_shown": {"neither dropped nor rejected (--drops)": 1, "after the last one asked for (--count)": 1},
         "complete": false, "duration_ms": 1500,
     });
     let actual = parsed(&Line::Summary(summary));
     assert_contains(&actual, &expected, "summary");
+    assert_eq!(actual["by_rule"].as_object().unwrap().len(), 3);
     assert_eq!(actual["lost_where"].as_object().unwrap().len(), 1, "what lost nothing is left out");
 }
 

@@ -220,6 +220,16 @@ fn a_repeat_that_ends_otherwise_is_shown() {
 }
 
 #[test]
+fn a_segment_that_tcp_took_is_a_repeat_whatever_the_reason_it_gives() {
+    let mut taken = journeys::delivered(2);
+    taken.outcome.reason = Some("TCP_OLD_ACK".into());
+    assert_eq!(shown(plain(), [journeys::delivered(1), taken]).matches("DELIVERED").count(), 1);
+    let mut dropped = journeys::refused_no_socket(2);
+    dropped.outcome.reason = Some("TCP_OLD_ACK".into());
+    assert_eq!(shown(plain(), [journeys::refused_no_socket(1), dropped]).matches("REJECTED").count(), 2);
+}
+
+#[test]
 fn repeats_are_told_when_nothing_else_happens_and_at_the_end() {
     let (out, status) = (Paper::default(), Paper::default());
     let mut text = Text::new(plain(), out.clone(), status);

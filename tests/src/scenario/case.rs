@@ -68,7 +68,9 @@ pub fn all() -> Result<Vec<Case>> {
 /// When there is none, or as [`all`].
 pub fn named(name: &str) -> Result<Vec<Case>> {
     let mut cases = all()?;
-    cases.retain(|case| case.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    cases.retain(|case| {
+        case.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
     ensure!(!cases.is_empty(), "no scenario is named {name}; `cargo xtask scenario --list` shows them");
     Ok(cases)
 }
@@ -141,7 +143,8 @@ fn replaced(text: &str, names: &BTreeMap<String, String>) -> Result<String> {
     let mut parts = text.split("${");
     let mut result = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let (name, rest) = part.split_once('}').with_context(|| format!("`${{` without its end in {text:?}"))?;
+        let (name, rest) =
+            part.split_once('}').with_context(|| format!("`${{` without its end in {text:?}"))?;
         result += names.get(name).with_context(|| format!("nothing is named ${{{name}}}"))?;
         result += rest;
     }
@@ -151,7 +154,10 @@ fn replaced(text: &str, names: &BTreeMap<String, String>) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::{all, known_names, replaced};
-    use crate::{ruleset::Backend, topology::{Family, Topology}};
+    use crate::{
+        ruleset::Backend,
+        topology::{Family, Topology},
+    };
 
     #[test]
     fn every_scenario_file_is_well_formed() {
@@ -162,7 +168,10 @@ mod tests {
     #[test]
     fn names_become_addresses_and_unknown_ones_are_refused() {
         let names = known_names(Topology::Routed, Family::Ipv6, Backend::Nft);
-        assert_eq!(replaced("-d ${server}/${max} to ${[server]}:80", &names).unwrap(), "-d fd00:2::2/128 to [fd00:2::2]:80");
+        assert_eq!(
+            replaced("-d ${server}/${max} to ${[server]}:80", &names).unwrap(),
+            "-d fd00:2::2/128 to [fd00:2::2]:80"
+        );
         assert!(replaced("${nobody}", &names).is_err());
         assert!(replaced("${server", &names).is_err());
     }

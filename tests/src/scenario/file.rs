@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Deserialize;
 
-use crate::{
-    ruleset::DockerLayout, topology::Topology,
-};
+use crate::{ruleset::DockerLayout, topology::Topology};
 
 /// A scenario after replacement of its names. The file also has `backends` and `families` to run it with (both,
 /// where it does not say) and `variants` with names of their own; see [`super::case`].

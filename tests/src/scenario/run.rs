@@ -41,7 +41,8 @@ impl Case {
 
     fn take(&self, lab: &Lab, step: &Step) -> Result<()> {
         let netns = lab.netns(&step.space)?;
-        let lines = |text: &str| text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+        let lines =
+            |text: &str| text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
         match &step.action {
             Action::Restore(file) => ruleset::restore(netns, self.backend, self.family, file),
             Action::RestoreOther(file) => ruleset::restore(netns, self.backend.other(), self.family, file),
@@ -53,7 +54,9 @@ impl Case {
             Action::Docker(docker) => {
                 ruleset::restore(netns, self.backend, self.family, &self.docker_rules(lab, docker)?)
             }
-            Action::Sysctl(settings) => settings.iter().try_for_each(|(name, value)| netns.set_sysctl(name, value)),
+            Action::Sysctl(settings) => {
+                settings.iter().try_for_each(|(name, value)| netns.set_sysctl(name, value))
+            }
             Action::Run(commands) => {
                 let commands: Vec<String> = lines(commands);
                 commands.iter().try_for_each(|line| netns.exec(line).map(drop))
@@ -98,7 +101,8 @@ impl Stage<'_> {
     /// When an attempt ends otherwise than the scenario says.
     pub fn check_traffic(&self) -> Result<()> {
         for (number, attempt) in self.case.scenario.traffic.iter().enumerate() {
-            self.send(attempt).with_context(|| format!("{}: traffic {number}: {attempt:?}", self.case.name))?;
+            self.send(attempt)
+                .with_context(|| format!("{}: traffic {number}: {attempt:?}", self.case.name))?;
         }
         Ok(())
     }
@@ -106,7 +110,8 @@ impl Stage<'_> {
     fn send(&self, attempt: &Attempt) -> Result<()> {
         let netns = self.lab.netns(&attempt.space)?;
         let patience = if attempt.result == Some(Becomes::Silence) { SHORT } else { LONG };
-        let to = || Ok::<_, anyhow::Error>(SocketAddr::new(attempt.to, attempt.port.context("no port given")?.0));
+        let to =
+            || Ok::<_, anyhow::Error>(SocketAddr::new(attempt.to, attempt.port.context("no port given")?.0));
         let answer = match attempt.send {
             Send::Tcp => traffic::tcp(netns, to()?, patience)?.0,
             Send::Udp => traffic::udp(netns, attempt.source_port, to()?, patience)?,
@@ -138,14 +143,20 @@ impl Stage<'_> {
     /// # Errors
     /// The first expectation that is not met, with the journeys that come close.
     pub fn check_trace(&self) -> Result<()> {
-        let trace = Pathtrace::start(Some(self.lab.netns(&self.case.scenario.trace.space)?), &self.arguments()?)?;
+        let trace =
+            Pathtrace::start(Some(self.lab.netns(&self.case.scenario.trace.space)?), &self.arguments()?)?;
         self.check_traffic()?;
         for expected in &self.case.scenario.journey {
             let pattern = Value::Object(expected.pattern.clone());
             let met = trace.wait_for(&expected.about, |lines| expect::find(lines, &pattern).is_some());
             if let Err(error) = met {
                 let lines = trace.lines();
-                bail!("{}: {}\n{}\n({error:#})", self.case.name, expected.about, expect::explain(&lines, &pattern));
+                bail!(
+                    "{}: {}\n{}\n({error:#})",
+                    self.case.name,
+                    expected.about,
+                    expect::explain(&lines, &pattern)
+                );
             }
         }
         let report = trace.stop()?;
@@ -156,7 +167,11 @@ impl Stage<'_> {
                 journey["findings"] != Value::Array(Vec::new())
                     || !["delivered", "forwarded"].iter().any(|good| journey["outcome"]["result"] == *good)
             });
-            ensure!(sick.is_none(), "a healthy scenario has:\n{}", expect::pretty(sick.unwrap_or(&Value::Null)));
+            ensure!(
+                sick.is_none(),
+                "a healthy scenario has:\n{}",
+                expect::pretty(sick.unwrap_or(&Value::Null))
+            );
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! A packet between two functions of a netfilter hook.
 //!
-//! aya knows no netfilter program type, so this one is in a section that aya accepts, never loaded by it, and
+//! aya knows no netfilter program type, so these are in a section that aya accepts, never loaded by it, and
 //! loaded by `tracer::attach::netfilter` with its own constants for each place (`patch`).
 
 use core::arch::asm;
 
-use aya_ebpf::cty::c_void;
+use aya_ebpf::{cty::c_void, helpers::generated::bpf_tail_call};
 use tracer_common::{
     records::{Kind, SIGHT_BY_FLOW, SIGHT_FIRST, SIGHT_LATE, SIGHT_TENTATIVE},
     settings::{GapKey, patch, role},
@@ -16,7 +16,7 @@ use crate::{
     emit::{Place, sight},
     follow,
     headers::{self, Headers, network_header},
-    maps::PASSES,
+    maps::{JUDGE, PASSES},
     read::{Reader, member, trusted},
     wanted,
 };
@@ -43,26 +43,53 @@ macro_rules! patched {
     }};
 }
 
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "socket")]
-pub(crate) extern "C" fn netfilter_probe(ctx: *const Context) -> i32 {
-    // SAFETY: the verifier knows the context.
-    let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
+/// Counts a packet, followed or not: readings of rule counters want to know of each.
+#[inline(always)]
+fn pass() {
     if let Some(passes) = PASSES.get_ptr_mut(0) {
         // SAFETY: a valid per-CPU map value.
         unsafe { *passes += 1 };
     }
+}
+
+/// A probe that only follows: small, since one is loaded for every priority.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "socket")]
+pub(crate) extern "C" fn netfilter_follow(ctx: *const Context) -> i32 {
+    pass();
+    // SAFETY: the verifier knows the context.
+    let skb = unsafe { (*ctx).skb as u64 };
+    if let Some(track) = follow::find(skb) {
+        track.priority = patched!(patch::PRIORITY) as i32;
+        // SAFETY: the context is this program's own; without the other program the packet simply goes on.
+        unsafe { bpf_tail_call(ctx.cast_mut().cast(), (&raw const JUDGE).cast_mut().cast(), 0) };
+    }
+    ACCEPT
+}
+
+/// What [`netfilter_follow`] hands over to: loaded once.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "socket")]
+pub(crate) extern "C" fn netfilter_judge(ctx: *const Context) -> i32 {
+    // SAFETY: the verifier knows the context.
+    let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
+    if let Some(track) = follow::find(skb) {
+        judge(state, skb, track.priority, role::FOLLOW);
+    }
+    ACCEPT
+}
+
+/// A probe that also decides about packets that are not followed yet.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "socket")]
+pub(crate) extern "C" fn netfilter_gate(ctx: *const Context) -> i32 {
+    pass();
+    // SAFETY: the verifier knows the context.
+    let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
     let role = patched!(patch::ROLE);
-    let followed = follow::find(skb).is_some();
-    if !followed {
-        if role == role::FOLLOW {
-            return ACCEPT;
-        }
+    if follow::find(skb).is_none() {
         let nfct = trusted!(skb, skb_nfct, u64);
-        if role & role::GATE == 0 && nfct == 0 {
-            return ACCEPT;
-        }
-        if role & role::GATE == 0 && !may_match(nfct) {
+        if role & role::GATE == 0 && (nfct == 0 || !may_match(nfct)) {
             return ACCEPT;
         }
     }

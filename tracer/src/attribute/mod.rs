@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use self::mapping::Mappings;
 use crate::{
     correlate::{Draft, DraftStage, DraftTable, TimedStage},
-    model::{Journey, NetfilterStage, OutcomeKind, Stage, StageKind, Verdict},
+    model::{Journey, OutcomeKind, Stage, StageKind},
 };
 
 /// Turns drafts into journeys, in the order in which they ended.
@@ -44,9 +44,7 @@ impl Attributor {
                     at += tables.len() - 1;
                     let judged = table::judge(&tables, draft.flow, draft.direction, &mut self.mappings);
                     if judged.dropped_elsewhere {
-                        notes.push(
-                            "dropped by another function at this hook, behind the tables shown".to_owned(),
-                        );
+                        notes.push("dropped by another function at this hook, behind the tables shown".to_owned());
                     }
                     for stage in judged.stages {
                         builder.push(StageKind::Netfilter(stage), time, netns);
@@ -104,15 +102,4 @@ fn same_gap(stages: &[TimedStage]) -> Vec<&DraftTable> {
         }
     }
     tables
-}
-
-/// The stage in which a journey died, when a table killed it.
-#[must_use]
-pub fn fatal_table(journey: &Journey) -> Option<&NetfilterStage> {
-    match &journey.stages.get(journey.outcome.stage?)?.kind {
-        StageKind::Netfilter(stage) if matches!(stage.verdict, Some(Verdict::Drop | Verdict::Reject)) => {
-            Some(stage)
-        }
-        _ => None,
-    }
 }

@@ -37,6 +37,10 @@ impl Open {
         if self.hook != Some(hook) {
             self.enter_hook(sight, hook);
         }
+        if hook == Hook::Prerouting {
+            // What was looked up so far is what matches (addrtype, rpfilter, fib) asked.
+            self.routes.clear();
+        }
         let key = ProbeKey { netns: sight.raw.netns, family, hook, priority };
         let Some(gap) = view.gap(key) else { return };
         self.after_conntrack |= gap.after_conntrack;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::model::{
-    Backend, Finding, MatchedRule, NetfilterStage, OutcomeKind, Protocol, TableFamily, Tuple, Verdict,
+    Backend, DecidedBy, Finding, MatchedRule, NetfilterStage, OutcomeKind, Protocol, Tuple, Verdict,
 };
 
 use super::Case;
@@ -25,15 +25,7 @@ pub(super) fn packet(protocol: Protocol, tuple: Tuple) -> String {
 }
 
 pub(super) fn backend(stage: &NetfilterStage) -> &'static str {
-    stage.backend.map_or("unknown backend", backend_name)
-}
-
-pub(super) fn backend_name(backend: Backend) -> &'static str {
-    match backend {
-        Backend::IptablesLegacy => "iptables-legacy",
-        Backend::IptablesNft => "iptables-nft",
-        Backend::Nftables => "nftables",
-    }
+    stage.backend.map_or("unknown backend", Backend::name)
 }
 
 /// `iptables-nft`, `ip6tables-legacy`, ...; `None` for native nftables.
@@ -47,20 +39,9 @@ pub(super) fn iptables(backend: Option<Backend>, ipv6: bool) -> Option<&'static 
     })
 }
 
-pub(super) fn family(family: TableFamily) -> &'static str {
-    match family {
-        TableFamily::Ip => "ip",
-        TableFamily::Ip6 => "ip6",
-        TableFamily::Inet => "inet",
-        TableFamily::Bridge => "bridge",
-        TableFamily::Netdev => "netdev",
-        TableFamily::Arp => "arp",
-    }
-}
-
-/// The rule that decided, where it is known: the last that matched.
+/// The rule that decided, where one did and it is known: the last that matched.
 pub(super) fn deciding_rule(stage: &NetfilterStage) -> Option<&MatchedRule> {
-    stage.rules.last()
+    stage.rules.last().filter(|_| stage.decided_by == Some(DecidedBy::Rule))
 }
 
 /// ``rule 1 of DOCKER-USER (`-A DOCKER-USER ...`)``
@@ -97,7 +78,7 @@ pub(super) fn judgement(stage: &NetfilterStage) -> String {
         _ => "passed on",
     };
     let by = match (stage.decided_by, deciding_rule(stage)) {
-        (Some(crate::model::DecidedBy::Policy), _) => {
+        (Some(DecidedBy::Policy), _) => {
             format!(" by the policy of chain {}", stage.chain.as_deref().unwrap_or("?"))
         }
         (_, Some(matched)) => format!(" by {}", rule(matched)),
@@ -111,7 +92,7 @@ pub(super) fn judgement(stage: &NetfilterStage) -> String {
     format!(
         "{}: table {} {} ({}) {verdict}{by}{doubt}",
         stage.hook.iptables_name(),
-        family(stage.family),
+        stage.family.name(),
         stage.table,
         backend(stage)
     )
@@ -158,7 +139,7 @@ pub(super) fn nft_selectors(protocol: Protocol, source: Option<IpAddr>, to: Tupl
 
 /// A command that lets the packet through `stage`, before the rule or policy that took it.
 pub(super) fn accept_command(case: &Case<'_>, stage: &NetfilterStage, source: Option<IpAddr>) -> String {
-    let deciding = deciding_rule(stage).filter(|_| stage.decided_by != Some(crate::model::DecidedBy::Policy));
+    let deciding = deciding_rule(stage);
     let base = stage.chain.as_deref().unwrap_or_else(|| stage.hook.iptables_name());
     let chain = deciding.map_or(base, |rule| rule.chain.as_str());
     match iptables(stage.backend, case.is_ipv6()) {
@@ -173,11 +154,10 @@ pub(super) fn accept_command(case: &Case<'_>, stage: &NetfilterStage, source: Op
                 .and_then(|rule| rule.handle)
                 .map(|handle| format!("position {handle} "))
                 .unwrap_or_default();
-            let verb =
-                if stage.decided_by == Some(crate::model::DecidedBy::Policy) { "add" } else { "insert" };
+            let verb = if stage.decided_by == Some(DecidedBy::Policy) { "add" } else { "insert" };
             format!(
                 "nft {verb} rule {} {} {} {position}{} accept",
-                family(stage.family),
+                stage.family.name(),
                 quoted(&stage.table),
                 quoted(chain),
                 nft_selectors(case.protocol(), source, stage.before)
@@ -195,7 +175,7 @@ pub(super) fn delete_command(case: &Case<'_>, stage: &NetfilterStage) -> Option<
         }
         None => Some(format!(
             "nft delete rule {} {} {} handle {}",
-            family(stage.family),
+            stage.family.name(),
             quoted(&stage.table),
             quoted(&rule.chain),
             rule.handle?

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-/// The logger bound to a protocol family (`/proc/net/netfilter/nf_log`).
+/// The logger bound to a protocol family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logger {
     /// `NFPROTO_*` number.
@@ -13,14 +13,29 @@ pub struct Logger {
     pub bound: Option<String>,
 }
 
-/// The loggers of the calling thread's namespace.
-///
-/// # Errors
-/// When the file cannot be read: netfilter logging is not in this kernel, or not root.
-pub fn read_loggers(proc: &Path) -> Result<Vec<Logger>> {
-    let path = proc.join("thread-self/net/netfilter/nf_log");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(text.lines().filter_map(logger).collect())
+/// The loggers of a namespace, and the nfnetlink_log groups that a program listens to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loggers {
+    pub by_family: Vec<Logger>,
+    /// `None` when this kernel does not list them.
+    pub groups: Option<Vec<u16>>,
+}
+
+impl Loggers {
+    /// Reads `net/netfilter/{nf_log,nfnetlink_log}` of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// When the first cannot be read: netfilter logging is not in this kernel.
+    pub fn read(proc: &Path) -> Result<Self> {
+        let dir = proc.join("thread-self/net/netfilter");
+        let path = dir.join("nf_log");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let groups = fs::read_to_string(dir.join("nfnetlink_log")).ok();
+        Ok(Self {
+            by_family: text.lines().filter_map(logger).collect(),
+            groups: groups.map(|text| text.lines().filter_map(group).collect()),
+        })
+    }
 }
 
 /// ` 2 nf_log_syslog (nf_log_syslog,nfnetlink_log)`, or `NONE` for the bound one.
@@ -29,4 +44,9 @@ fn logger(line: &str) -> Option<Logger> {
     let family = words.next()?.parse().ok()?;
     let bound = words.next().filter(|name| *name != "NONE").map(str::to_owned);
     Some(Logger { family, bound })
+}
+
+/// The group's number comes first (`seq_show`, net/netfilter/nfnetlink_log.c).
+fn group(line: &str) -> Option<u16> {
+    line.split_whitespace().next()?.parse().ok()
 }

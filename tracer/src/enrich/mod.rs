@@ -15,7 +15,7 @@ mod sysctl;
 
 pub use cache::Reader;
 pub use containers::Containers;
-pub use loggers::{Logger, read_loggers};
+pub use loggers::{Logger, Loggers};
 pub use netns::{NetnsPath, in_netns};
 pub use network::{
     Address, Link, Neighbour, Network, Nexthop, PolicyRule, Prefix, Question, Route, RouteKind,

@@ -212,9 +212,7 @@ pub(crate) fn refused_no_socket(id: u64) -> Journey {
         .table(Hook::Input, "filter", |stage| {
             stage.rules = vec![rule("INPUT", 1, "-A INPUT -j ALLOWED", "jump ALLOWED")];
         })
-        .ends(OutcomeKind::Rejected, |outcome| {
-            outcome.reason = Some("NO_SOCKET".into());
-            outcome.location = Some("tcp_v4_rcv".into());
+        .dies(OutcomeKind::Rejected, "NO_SOCKET", "tcp_v4_rcv", |outcome| {
             outcome.answer = Some("tcp-reset".into());
         });
     journey.findings.push(Finding {

@@ -6,30 +6,11 @@ use super::{
     Answer, Case, Check, VERDICTS,
     case::decided,
     leg::Leg,
-    ruleset::{Ending, Placed, RulesetView, Target},
+    ruleset::{DockerChains, Ending, Placed, RulesetView, Target, docker_chains},
     words,
 };
 
-/// Chains through which Docker lets packets pass, before version 28 and from it on.
-const DOCKER_FILTER_CHAINS: [&str; 3] = ["DOCKER", "DOCKER-FORWARD", "DOCKER-BRIDGE"];
-
 const RESTART: &str = "systemctl restart docker  # Docker writes its chains again. To load your own rules without wiping Docker's: iptables-restore --noflush; rules about containers belong in DOCKER-USER";
-
-/// What Docker made, and what is left of it.
-struct DockerChains {
-    /// nat has a chain DOCKER.
-    nat: bool,
-    /// Chain FORWARD reaches one of Docker's filter chains.
-    filter: bool,
-}
-
-fn docker_chains(ruleset: &RulesetView, ipv6: bool) -> DockerChains {
-    let filter =
-        ruleset.tables.iter().filter(|table| table.name == "filter" && table.judges(ipv6)).any(|table| {
-            DOCKER_FILTER_CHAINS.iter().any(|chain| table.chain(chain).is_some() && table.is_reached(chain))
-        });
-    DockerChains { nat: ruleset.chain("nat", "DOCKER", ipv6).is_some(), filter }
-}
 
 /// The destination was rewritten, and then nothing in FORWARD lets the packet through.
 pub(super) struct ForwardDropAfterDnat;
@@ -307,7 +288,7 @@ fn where_it_belongs(case: &Case<'_>, rewritten: &NetfilterStage, rule: &Placed<'
         }
         None => format!(
             "nft insert rule {} {} FORWARD-CHAIN {} drop  # in your base chain with `hook forward`; add the conditions of your input rule",
-            words::family(rule.table.family),
+            rule.table.family.name(),
             words::quoted(&rule.table.name),
             words::nft_selectors(case.protocol(), None, rewritten.after)
         ),

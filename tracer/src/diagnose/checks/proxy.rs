@@ -39,17 +39,21 @@ impl Check for SourceHidden {
                     OutcomeKind::Delivered | OutcomeKind::Forwarded | OutcomeKind::Rejected
                 )
                 && case.opens()
+                && leg.destination_rewritten().is_none()
                 && matches!(case.state(), None | Some(CtState::New))
         });
         let Some((leg, sockets)) = first.and_then(|leg| Some((leg, case.sockets(leg.netns)?))) else {
             return Answer::No;
         };
-        let Some((socket, relayed)) = relay(case, &leg, sockets) else { return Answer::No };
+        let Some(Relay { socket, evidence: relayed, certain }) = relay(case, &leg, sockets) else {
+            return Answer::No;
+        };
         let tuple = leg.exit;
         let summary = format!(
-            "{} comes from {}, a program on this host that relays for others: the service at {} sees {} and not the real client.",
+            "{} comes from {}, a program on this host that {} for others: the service at {} sees {} and not the real client.",
             words::packet(case.protocol(), leg.entry),
             socket.owner_text(),
+            if certain { "relays" } else { "most likely relays" },
             case.name_with_port(tuple),
             tuple.source,
         );
@@ -68,8 +72,15 @@ impl Check for SourceHidden {
     }
 }
 
-/// The sending socket, and for whom it sends, where that is known.
-fn relay<'a>(case: &Case<'_>, leg: &Leg<'_>, sockets: &'a Sockets) -> Option<(&'a SocketEntry, String)> {
+/// A sending socket whose program sends for somebody else.
+struct Relay<'a> {
+    socket: &'a SocketEntry,
+    evidence: String,
+    /// The program is one whose business that is.
+    certain: bool,
+}
+
+fn relay<'a>(case: &Case<'_>, leg: &Leg<'_>, sockets: &'a Sockets) -> Option<Relay<'a>> {
     let local = endpoint(leg.entry.source, leg.entry.source_port)?;
     let peer = endpoint(leg.entry.destination, leg.entry.destination_port)?;
     let socket = sockets
@@ -77,31 +88,39 @@ fn relay<'a>(case: &Case<'_>, leg: &Leg<'_>, sockets: &'a Sockets) -> Option<(&'
         .filter(|socket| matches!(socket.state, SocketState::Connected { .. }))?;
     let owner = socket.owner.as_ref()?;
     if owner.holds_tun {
-        return Some((
-            socket,
-            format!(
-                "{} (pid {}) has /dev/net/tun open: it takes packets from a tunnel device",
-                owner.comm, owner.pid
-            ),
-        ));
+        let evidence = format!(
+            "{} (pid {}) has /dev/net/tun open: it takes packets from a tunnel device",
+            owner.comm, owner.pid
+        );
+        return Some(Relay { socket, evidence, certain: true });
     }
-    let own = |address: std::net::IpAddr| {
-        address.is_loopback()
-            || case.network(leg.netns).is_some_and(|network| network.is_own_address(address))
-    };
-    let held =
-        || sockets.iter().filter(|other| other.owner.as_ref().is_some_and(|held| held.pid == owner.pid));
-    held().find_map(|other| {
-        let SocketState::Connected { peer: client } = other.state else { return None };
-        let accepted = held().any(|listener| {
-            listener.state == SocketState::Listening && listener.local.port == other.local.port
-        });
-        let relays = RELAYS.contains(&owner.comm.as_str()) || other.local.port == peer.port;
-        (accepted && relays && !own(client.address.to_canonical()))
-            .then(|| (socket, client_line(other, client)))
+    let (accepted, client) = foreign_client(case, leg, sockets, owner.pid)?;
+    let certain = RELAYS.contains(&owner.comm.as_str());
+    let evidence = format!("socket: the same program has accepted {client} on {}", accepted.local);
+    (certain || alike(accepted.local.port, peer.port)).then_some(Relay { socket, evidence, certain })
+}
+
+/// A connection from another host that a process has accepted.
+fn foreign_client<'a>(
+    case: &Case<'_>,
+    leg: &Leg<'_>,
+    sockets: &'a Sockets,
+    pid: u32,
+) -> Option<(&'a SocketEntry, Endpoint)> {
+    let network = case.network(leg.netns)?;
+    let held = || sockets.iter().filter(|socket| socket.owner.as_ref().is_some_and(|owner| owner.pid == pid));
+    let listens =
+        |port| held().any(|socket| socket.state == SocketState::Listening && socket.local.port == port);
+    held().find_map(|socket| {
+        let SocketState::Connected { peer } = socket.state else { return None };
+        let foreign = !network.is_own_address(peer.address.to_canonical());
+        (foreign && listens(socket.local.port)).then_some((socket, peer))
     })
 }
 
-fn client_line(accepted: &SocketEntry, client: Endpoint) -> String {
-    format!("socket: the same program has accepted {client} on {}", accepted.local)
+/// 80 and 8080, 443 and 8443, 53 and 5353, or the same: a program that listens on one and connects to the other
+/// stands for the other. An application and its database have no such ports.
+fn alike(one: u16, other: u16) -> bool {
+    let (one, other) = (one.to_string(), other.to_string());
+    one.ends_with(&other) || other.ends_with(&one)
 }

@@ -6,7 +6,7 @@ use super::{
     Answer, Case, Check,
     case::decided,
     leg::Leg,
-    ruleset::{Ending, Target},
+    ruleset::{Ending, TableView, Target},
     words,
 };
 
@@ -19,11 +19,23 @@ impl Check for DroppedByRule {
     }
 
     fn look(&self, case: &Case<'_>) -> Answer {
-        let found = case
-            .judge()
-            .filter(|(_, stage)| decided(stage, DecidedBy::Rule) && stage.verdict == Some(Verdict::Drop));
+        let found = case.judge().filter(|(leg, stage)| {
+            stage.verdict == Some(Verdict::Drop)
+                && (decided(stage, DecidedBy::Rule) || unseen_rule(case, leg, stage))
+        });
         found.map(|(leg, stage)| by_rule(self.code(), case, &leg, stage, "dropped")).into()
     }
+}
+
+/// Which rule decided was not seen (an nft rule without a counter), but the policy accepts: some rule it was.
+fn unseen_rule(case: &Case<'_>, leg: &Leg<'_>, stage: &NetfilterStage) -> bool {
+    let base = case.ruleset(leg.netns).and_then(|ruleset| {
+        let same = |table: &&TableView| {
+            table.name == stage.table && table.family == stage.family && Some(table.backend) == stage.backend
+        };
+        ruleset.tables.iter().find(same)?.chain(stage.chain.as_deref()?)?.base
+    });
+    stage.decided_by.is_none() && base.is_some_and(|base| base.policy == Verdict::Accept)
 }
 
 /// A rule rejected it and sent an answer.
@@ -51,7 +63,7 @@ fn by_rule(
 ) -> crate::model::Finding {
     let what = match words::deciding_rule(stage) {
         Some(rule) => words::rule(rule),
-        None => "a rule".to_owned(),
+        None => format!("a rule of chain {} that was not seen", stage.chain.as_deref().unwrap_or("?")),
     };
     let answer = match &case.journey.outcome.answer {
         Some(answer) => format!(" and answered {} with {answer}", stage.before.source),
@@ -190,7 +202,7 @@ fn accepted_by_other(case: &Case<'_>, leg: &Leg<'_>, judge: &NetfilterStage) -> 
                 && walk.ending.verdict() == Verdict::Accept
         })?;
         let Ending::Rule { chain, rule, .. } = walk.ending else { return None };
-        let backend = words::backend_name(table.backend);
+        let backend = table.backend.name();
         (rule.facts.target == Target::Accept).then(|| Accepted {
             backend,
             evidence: format!(

@@ -1,11 +1,13 @@
 //! What the diagnosis may ask of the live ruleset: pure data, built from the text that `iptables-save` and
 //! `nft list ruleset` print.
 
+mod docker;
 mod facts;
 mod iptables;
 mod nftables;
 mod walk;
 
+pub use docker::{DockerChains, docker_chains};
 pub use facts::{Condition, Maybe, NatTarget, Question, RuleFacts, Selectors, Target};
 pub use walk::{Ending, Walk};
 

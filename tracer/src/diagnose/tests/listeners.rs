@@ -60,6 +60,7 @@ fn a_late_packet_of_a_closed_connection_asks_for_no_listener() {
     assert!(finding.summary.contains("it belongs to no open connection"), "{}", finding.summary);
 }
 
+/// `comm` listens on port 9090, has accepted `accepted_from`, and connects to port 8080.
 fn relayed(comm: &str, accepted_from: &str) -> Lab {
     Lab::tcp("127.0.0.1:50000", "127.0.0.1:8080")
         .stage(Hook::Output, "filter", |_| {})
@@ -79,6 +80,14 @@ fn a_relay_hides_its_client() {
     let finding = relayed("socat", "10.1.0.2:41000").only("source-hidden-by-local-proxy");
     assert!(finding.summary.contains("sees 127.0.0.1 and not the real client"), "{}", finding.summary);
     assert_eq!(finding.evidence[2], "socket: the same program has accepted 10.1.0.2:41000 on 10.1.0.1:9090");
+    let by_ports = relayed("app", "10.1.0.2:41000").edit(|lab| {
+        for socket in &mut lab.sockets {
+            if socket.local.port == 9090 {
+                socket.local.port = 80;
+            }
+        }
+    });
+    assert!(by_ports.only("source-hidden-by-local-proxy").summary.contains("most likely relays"));
     let tunnel = Lab::udp("127.0.0.1:50000", "127.0.0.1:53").accepted(Hook::Output).delivered().edit(|lab| {
         let state = SocketState::Connected { peer: endpoint("127.0.0.1:53") };
         let mut entry = socket(Protocol::UDP, "127.0.0.1:50000", state, "vpn");

@@ -461,7 +461,7 @@ fn codes_are_unique_and_documented() {
 fn nothing_is_said_where_nothing_is_known() {
     let lab = Lab::tcp("10.1.0.2:40000", "10.1.0.1:80").comes_in("c0");
     let unread = Arc::new(Surroundings::unread(NETNS, "not read"));
-    let end_of_trace = lab.diagnose_in(&[unread.clone()]);
+    let end_of_trace = lab.diagnose_in(std::slice::from_ref(&unread));
     assert_eq!(end_of_trace, Diagnosis::default());
     let lab = lab.dropped("IP_INADDRERRORS", "ip_error");
     for surroundings in [vec![], vec![unread]] {

@@ -111,7 +111,7 @@ fn other_signs_of_a_published_port_count_too() {
     refused(80).listens(Protocol::TCP, "127.0.0.1:80", "docker-proxy").only("published-port-not-translated");
     let listed = refused(80)
         .edit(|lab| {
-            lab.containers = Containers::with_names([], [], [((Protocol::TCP, 80), "web".to_owned())])
+            lab.containers = Containers::with_names([], [], [((Protocol::TCP, 80), "web".to_owned())]);
         })
         .only("published-port-not-translated");
     assert_eq!(listed.evidence, ["Docker: container web publishes tcp port 80"]);

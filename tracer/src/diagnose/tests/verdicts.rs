@@ -96,6 +96,25 @@ fn a_verdict_without_a_known_decider_is_left_to_the_kernels_word() {
     assert!(lab.only("dropped-by-kernel").summary.contains("which rule or function did so was not seen"));
 }
 
+#[test]
+fn under_an_accepting_policy_it_was_a_rule_even_if_none_was_seen() {
+    let mut lab = dropped_at_input(None).backend(Backend::Nftables).edit(|lab| {
+        lab.ruleset.add_nft_list(
+            "table ip filter {\nchain INPUT {\ntype filter hook input priority 0; policy accept;\n}\n}",
+        );
+    });
+    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
+        unreachable!()
+    };
+    (stage.decided_by, stage.exact, stage.backend) = (None, false, Some(Backend::Nftables));
+    let finding = lab.only("dropped-by-rule");
+    assert!(
+        finding.summary.starts_with("A rule of chain INPUT that was not seen in table filter"),
+        "{}",
+        finding.summary
+    );
+}
+
 const ACCEPTING: &str =
     "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT\nCOMMIT\n";
 

@@ -4,7 +4,7 @@ use crate::{
     model::{
         Finding, Journey, LocalSocket, NetfilterStage, Outcome, OutcomeKind, Packet, Stage, StageKind, Tuple,
     },
-    summary::{decider, fatal_stage},
+    summary::{decider, fatal_stage, table_name},
 };
 
 use super::{
@@ -101,27 +101,28 @@ fn died_at(journey: &Journey) -> String {
     }
 }
 
-/// In plain words where there are some, and in the kernel's.
+/// In the kernel's words; what they mean is the finding's to say.
 fn cause(outcome: &Outcome) -> String {
-    let location = outcome.location.as_ref().map(|location| format!(" in {location}")).unwrap_or_default();
-    match &outcome.reason {
-        None => format!("{location}, reason unknown"),
-        Some(reason) => match words::drop_reason(reason) {
-            Some(meaning) => format!(": {meaning} ({reason}{location})"),
-            None => format!(": {reason}{location}"),
-        },
+    match (&outcome.reason, &outcome.location) {
+        (Some(reason), Some(location)) => format!(": {reason} in {location}"),
+        (Some(reason), None) => format!(": {reason}"),
+        (None, Some(location)) => format!(" in {location}, reason unknown"),
+        (None, None) => ", reason unknown".to_owned(),
     }
 }
 
 fn incomplete(journey: &Journey) -> String {
-    let why = journey.outcome.reason.as_deref().unwrap_or("the end was not seen");
-    match journey.stages.last().map(|stage| &stage.kind) {
+    let last = match journey.stages.last().map(|stage| &stage.kind) {
         Some(StageKind::Netfilter(table)) => {
-            format!(": {why}; last seen at {} {}", table.hook.iptables_name(), table.table)
+            format!("last seen in {} {}", table_name(table), table.hook.iptables_name())
         }
-        Some(StageKind::Device(device)) => format!(": {why}; last seen at device {}", device.device),
-        Some(StageKind::Route(_)) => format!(": {why}; last seen at routing"),
-        None => format!(": {why}"),
+        Some(StageKind::Device(device)) => format!("last seen at device {}", device.device),
+        Some(StageKind::Route(_)) => "last seen at routing".to_owned(),
+        None => "never seen whole".to_owned(),
+    };
+    match &journey.outcome.location {
+        Some(location) => format!(": {last}, let go by {location}"),
+        None => format!(": {last}, its end was not seen"),
     }
 }
 

@@ -72,12 +72,14 @@ impl Memory {
     fn key(&self, journey: &Journey) -> u64 {
         let stages: Vec<_> = journey.stages.iter().map(|stage| (&stage.kind, stage.netns)).collect();
         let findings: Vec<_> = journey.findings.iter().map(|finding| finding.code).collect();
-        let packet = &journey.packet;
+        let (packet, outcome) = (&journey.packet, &journey.outcome);
+        // TCP gives reasons also for segments that it took; they vary and matter little.
+        let reason = Some((&outcome.reason, &outcome.location)).filter(|_| outcome.result.is_bad());
         self.hasher.hash_one((
             (journey.flow, journey.direction),
             (packet.protocol, packet.tuple, packet.icmp_type, packet.icmp_code, packet.quoted),
             stages,
-            &journey.outcome,
+            (outcome.result, outcome.stage, &outcome.device, &outcome.socket, &outcome.answer, reason),
             findings,
         ))
     }

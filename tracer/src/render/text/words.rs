@@ -121,38 +121,6 @@ pub(super) fn routing_table(table: u32) -> Cow<'static, str> {
     }
 }
 
-/// What the commonest drop reasons mean (include/net/dropreason-core.h).
-pub(super) fn drop_reason(reason: &str) -> Option<&'static str> {
-    Some(match reason {
-        "NO_SOCKET" => "no socket for this address and port",
-        "SOCKET_FILTER" => "a filter on the socket refused it",
-        "SOCKET_RCVBUFF" => "the socket's receive buffer is full",
-        "TCP_CSUM" | "UDP_CSUM" | "IP_CSUM" | "ICMP_CSUM" | "SKB_CSUM" => "wrong checksum",
-        "IP_RPFILTER" => "reverse-path filter: its source is not routed back through this device",
-        "IP_INNOROUTES" | "IP_OUTNOROUTES" => "no route to its destination",
-        "IP_INVALID_SOURCE" => "its source address cannot come from there",
-        "IP_INVALID_DEST" => "its destination address cannot be reached from there",
-        "IP_LOCALNET" => "a loopback address came in from a device",
-        "IP_LOCAL_SOURCE" => "its source is one of this host's own addresses",
-        "OTHERHOST" => "its hardware address is another host's",
-        "UNICAST_IN_L2_MULTICAST" => "a unicast packet in a multicast or broadcast frame",
-        "NEIGH_FAILED" | "NEIGH_DEAD" => "the next hop did not answer (ARP or neighbour discovery)",
-        "NEIGH_QUEUEFULL" => "too many packets wait for the next hop to answer (ARP or neighbour discovery)",
-        "PKT_TOO_BIG" => "larger than the MTU, and may not be fragmented",
-        "TC_INGRESS" | "TC_EGRESS" => "a tc program or filter dropped it",
-        "XDP" => "an XDP program dropped it",
-        "QDISC_DROP" => "the queueing discipline dropped it",
-        "FULL_RING" => "the device's queue is full",
-        "DEV_READY" => "the device is down",
-        "TCP_INVALID_SEQUENCE" => "outside the TCP window",
-        "TCP_LISTEN_OVERFLOW" => "the listener's queue of new connections is full",
-        "XFRM_POLICY" => "an IPsec policy does not allow it",
-        "BPF_CGROUP_EGRESS" => "a BPF program of the sender's cgroup refused it",
-        "CPU_BACKLOG" => "the CPU's receive backlog is full",
-        _ => return None,
-    })
-}
-
 /// `850 ns`, `41.2 us`, `1.3 ms`, `3.0 s`.
 pub(super) fn elapsed(nanoseconds: u64) -> String {
     let value = nanoseconds as f64;
