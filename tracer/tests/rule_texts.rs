@@ -1,11 +1,8 @@
-//! Rule texts from the real tools, each test in a network namespace of its own thread, gone with it.
+//! Rule texts from the real tools, each test in a network namespace of its own.
 
-use std::{os::fd::AsRawFd, process::Command, thread, time::Duration};
+use std::{os::fd::AsRawFd, process::Command, time::Duration};
 
-use nix::{
-    sched::{CloneFlags, unshare},
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use tracer::{
     model::{Backend, TableFamily, Verdict},
     rules::{
@@ -15,20 +12,15 @@ use tracer::{
     },
 };
 
+#[expect(dead_code, reason = "its readers of kernel memory are for other tests")]
+mod lab;
+use lab::Lab;
+
 const TOOLS: Processes = Processes { deadline: Duration::from_secs(20) };
 
-/// Runs a test in a fresh namespace; without root there is nothing that it could test.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: needs root");
-    }
-    let lab = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-        test();
-    });
-    if let Err(panic) = lab.join() {
-        std::panic::resume_unwind(panic);
-    }
+/// Runs a test in a fresh namespace.
+fn in_namespace(test: impl FnOnce() + Send) {
+    Lab::new().inside(test);
 }
 
 fn sh(script: &str) -> String {

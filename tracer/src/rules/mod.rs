@@ -7,6 +7,7 @@ pub mod late;
 mod legacy;
 pub mod live;
 mod nft;
+pub mod nftrace;
 pub mod path;
 pub mod resolve;
 pub mod text;

@@ -18,16 +18,17 @@ pub fn matched_rules(table: &TableIndex, walk: &Walk, texts: &Texts) -> Vec<Matc
 pub fn matched_rule(table: &TableIndex, step: Step, texts: &Texts) -> MatchedRule {
     let chain = &table.chains[step.chain.0];
     let rule = &chain.rules[step.rule];
+    let text = texts.of(table, step);
     MatchedRule {
         chain: chain.name.clone(),
         position: rule.position,
         handle: rule.handle,
-        text: texts.of(table, step).map(str::to_owned),
-        action: action(table, &rule.effect),
+        text: text.map(str::to_owned),
+        action: action(table, &rule.effect, text),
     }
 }
 
-fn action(table: &TableIndex, effect: &Effect) -> Option<String> {
+fn action(table: &TableIndex, effect: &Effect, text: Option<&str>) -> Option<String> {
     let name = |chain: &ChainRef| &table.chains[chain.0].name;
     match effect {
         Effect::Jump(to) => Some(format!("jump {}", name(to))),
@@ -35,7 +36,19 @@ fn action(table: &TableIndex, effect: &Effect) -> Option<String> {
         Effect::Return if table.backend == Backend::Nftables => Some("return".into()),
         Effect::Return => Some("RETURN".into()),
         Effect::Continue { target } => target.clone(),
-        Effect::Final { target, .. } | Effect::Unknown { target } => Some(target.clone()),
+        Effect::Final { target, .. } | Effect::Unknown { target } => Some(statement(target, text).to_owned()),
+    }
+}
+
+/// nft's own word for a translation, where the kernel's name of the expression is another.
+fn statement<'a>(target: &'a str, text: Option<&str>) -> &'a str {
+    let says = |word| text.is_some_and(|text| text.split(' ').any(|w| w == word));
+    match target {
+        "masq" => "masquerade",
+        "redir" => "redirect",
+        "nat" if says("dnat") => "dnat",
+        "nat" if says("snat") => "snat",
+        _ => target,
     }
 }
 
@@ -118,6 +131,15 @@ mod tests {
         assert_eq!((legacy[3].chain.as_str(), legacy[3].position, &legacy[3].text), ("PREROUTING", 4, &None));
         let nft = matched_rules(&table(Backend::Nftables, effects), &walk, &Texts::default());
         assert_eq!(nft[2].action.as_deref(), Some("return"));
+    }
+
+    #[test]
+    fn translations_of_nft_have_nfts_words() {
+        assert_eq!(statement("masq", None), "masquerade");
+        assert_eq!(statement("nat", Some("tcp dport 80 dnat to 10.0.0.2:8080")), "dnat");
+        assert_eq!(statement("nat", Some("oifname \"eth1\" snat to 1.2.3.4")), "snat");
+        assert_eq!(statement("nat", None), "nat");
+        assert_eq!(statement("DNAT", None), "DNAT");
     }
 
     #[test]
