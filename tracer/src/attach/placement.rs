@@ -26,9 +26,9 @@ use crate::{
     plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
     rules::{
         index::{ChainRef, TableIndex},
-        late::LateTexts,
+        late::{LateTexts, Printed},
         live::{Content, Ruleset, RulesetReader},
-        text::{Processes, Texts},
+        text::Processes,
     },
 };
 
@@ -151,7 +151,7 @@ impl Namespace {
         let job = move || {
             let runner = Processes { deadline: TOOL_DEADLINE };
             // A namespace that is gone has no rules to print.
-            let read = in_netns(&path, || Texts::read(&runner, &tables)).unwrap_or_default();
+            let read = in_netns(&path, || Printed::read(&runner, &tables)).unwrap_or_default();
             texts.fill(read);
         };
         if let Err(error) = thread::Builder::new().name("rule-texts".to_owned()).spawn(job) {

@@ -1,5 +1,6 @@
 //! Wires the stages together.
 
+mod findings;
 mod scope;
 mod setup;
 mod shown;

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    findings::Findings,
     scope::Scoped,
     setup::{self, Loaded},
     shown,
@@ -25,7 +26,6 @@ use crate::{
     config::Config,
     correlate::{Correlator, Output},
     decode::decode,
-    enrich::{Endpoint, NetnsPath, Reader, Roots},
     error::Failure,
     model::{Journey, Line, Notice, NoticeLevel, OutcomeKind, Start},
     render::{Environment, Render, renderer},
@@ -40,8 +40,6 @@ const SCOPE_TICK: Duration = Duration::from_millis(250);
 const LAST_WAIT: Duration = Duration::from_millis(100);
 /// Records handled before timers and signals get their turn.
 const BATCH: usize = 4096;
-/// How old a list of sockets may be.
-const SOCKETS_KEEP: Duration = Duration::from_millis(20);
 
 /// Traces until told to stop.
 pub(super) fn run(config: &Config) -> Result<(), Failure> {
@@ -65,7 +63,7 @@ struct Trace<'c> {
     correlator: Correlator,
     attributor: Attributor,
     scoped: Scoped,
-    enrich: Reader,
+    findings: Findings,
     render: Box<dyn Render>,
     tally: Tally,
     received: u64,
@@ -100,7 +98,7 @@ impl<'c> Trace<'c> {
             correlator,
             attributor: Attributor::new(setup::epoch()?),
             scoped,
-            enrich: Reader::new(Roots::default()),
+            findings: Findings::new(),
             render,
             tally: Tally::default(),
             received: 0,
@@ -199,6 +197,9 @@ impl<'c> Trace<'c> {
         let mut output = Output::default();
         self.correlator.tick(setup::monotonic(), &mut output);
         self.show(output)?;
+        for journey in self.findings.overdue(&self.scoped, &self.kernel) {
+            self.print(journey)?;
+        }
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(2) {
             self.sync()?;
@@ -259,9 +260,11 @@ impl<'c> Trace<'c> {
                 continue;
             }
             if journey.outcome.result == OutcomeKind::Delivered {
-                self.find_socket(&mut journey, netns, tuple);
+                self.findings.find_socket(&self.scoped, &mut journey, netns, tuple);
             }
-            self.print(journey)?;
+            for ready in self.findings.add(&self.scoped, &self.kernel, journey) {
+                self.print(ready)?;
+            }
         }
         Ok(())
     }
@@ -281,20 +284,6 @@ impl<'c> Trace<'c> {
             texts.wait();
         }
         self.sync()
-    }
-
-    fn find_socket(&mut self, journey: &mut Journey, netns: u32, tuple: crate::model::Tuple) {
-        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else {
-            return;
-        };
-        let Some(namespace) = self.scoped.get(netns) else { return };
-        let path = NetnsPath::new(&namespace.path);
-        let around = self.enrich.surroundings(netns, &path, Instant::now(), SOCKETS_KEEP);
-        journey.outcome.socket = around.sockets.known().and_then(|sockets| {
-            let local = Endpoint { address: tuple.destination, port: destination_port };
-            let peer = Endpoint { address: tuple.source, port: source_port };
-            sockets.find(journey.packet.protocol, local, peer)
-        });
     }
 
     fn print(&mut self, journey: Journey) -> Result<(), Failure> {
@@ -323,6 +312,9 @@ impl<'c> Trace<'c> {
         let mut output = Output::default();
         self.correlator.finish(&mut output);
         self.show(output)?;
+        for journey in self.findings.finish() {
+            self.print(journey)?;
+        }
         let mut lost: BTreeMap<String, u64> = self
             .kernel
             .counters()?

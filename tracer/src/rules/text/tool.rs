@@ -56,6 +56,18 @@ impl Tool {
         })
     }
 
+    /// The backend and family whose rules an iptables tool prints; `None` for nft.
+    #[must_use]
+    pub fn iptables(self) -> Option<(Backend, TableFamily)> {
+        Some(match self {
+            Self::IptablesLegacySave => (Backend::IptablesLegacy, TableFamily::Ip),
+            Self::Ip6tablesLegacySave => (Backend::IptablesLegacy, TableFamily::Ip6),
+            Self::IptablesNftSave => (Backend::IptablesNft, TableFamily::Ip),
+            Self::Ip6tablesNftSave => (Backend::IptablesNft, TableFamily::Ip6),
+            Self::Nft => return None,
+        })
+    }
+
     #[must_use]
     pub fn program(self) -> &'static str {
         match self {
