@@ -9,8 +9,8 @@ use crate::{
     rules::index::{BaseChain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
 };
 
-/// Rules looked at before the search gives up: under a millisecond, and enough for 20 walks through 5,000 rules.
-const MAX_VISITS: usize = 100_000;
+/// Rules looked at before the search gives up: enough for six walks through 5,000 rules.
+const MAX_VISITS: usize = 30_000;
 /// Different walks after which the search gives up.
 const MAX_WALKS: usize = 32;
 
