@@ -234,6 +234,9 @@ impl<'a> Search<'a> {
 
     /// A rule without a counter: whether it matched shows only by what follows.
     fn unseen(&mut self, mut state: State, step: Step, rule: &Rule) -> Next {
+        if rule.unconditional {
+            return self.matched(state, step, rule);
+        }
         if matches!(rule.effect, Effect::Continue { .. }) {
             state.traceless.get_or_insert(step);
             return Next::Walk(state);

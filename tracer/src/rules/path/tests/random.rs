@@ -74,7 +74,7 @@ fn random_rule(dice: &mut Dice, style: Style, later: std::ops::Range<usize>) -> 
         _ => "log".into(),
     };
     if !style.counted {
-        rule += dice.pick(&["", "", "?", "~"]);
+        rule += dice.pick(if rule == "vmap" { &["", "?", "~"] } else { &["", "", "?", "~", "!"] });
     }
     rule
 }
@@ -82,6 +82,9 @@ fn random_rule(dice: &mut Dice, style: Style, later: std::ops::Range<usize>) -> 
 fn random_sight(dice: &mut Dice, index: &TableIndex, step: Step) -> Sight {
     let rule = &index.chains[step.chain.0].rules[step.rule];
     let late = rule.counter.is_some_and(|c| !c.proves_match);
+    if rule.unconditional {
+        return Sight::Matches;
+    }
     match dice.below(5) {
         0..2 => Sight::Fails,
         2 if late => Sight::FailsLate,
