@@ -56,6 +56,18 @@ pub enum Backend {
     Nftables,
 }
 
+impl Backend {
+    /// The word in the JSON contract.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IptablesLegacy => "iptables-legacy",
+            Self::IptablesNft => "iptables-nft",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
 /// Family of a table, as nft spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,6 +78,21 @@ pub enum TableFamily {
     Bridge,
     Netdev,
     Arp,
+}
+
+impl TableFamily {
+    /// The word in nft's syntax and in the JSON contract.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+            Self::Netdev => "netdev",
+            Self::Arp => "arp",
+        }
+    }
 }
 
 /// What a table's walk ended in. `Reject` is a drop with an answer.
@@ -123,7 +150,7 @@ pub struct MatchedRule {
 }
 
 /// One base chain's judgement of the packet at one hook.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct NetfilterStage {
     pub hook: Hook,
     pub family: TableFamily,

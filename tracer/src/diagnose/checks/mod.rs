@@ -1,0 +1,45 @@
+//! The known causes.
+
+mod addresses;
+mod bridge;
+mod conntrack;
+mod docker;
+mod kernel;
+mod listener;
+mod proxy;
+mod replies;
+mod routing;
+mod verdict;
+
+use super::{Answer, Case, Check, case, leg, reasons, ruleset, words};
+
+/// All of them, the special before the general.
+pub(super) static ALL: &[&dyn Check] = &[
+    &docker::ForwardDropAfterDnat,
+    &docker::PublishedPortNotTranslated,
+    &docker::RuleOnUnusedChain,
+    &verdict::MixedBackends,
+    &bridge::BridgedPacketFiltered,
+    &conntrack::Invalid,
+    &conntrack::Full,
+    &conntrack::StaleMapping,
+    &routing::IpForwardingOff,
+    &routing::RouteLocalnetOff,
+    &routing::ReversePathFilter,
+    &routing::NoRoute,
+    &routing::NeighbourUnreachable,
+    &replies::PrivateSourceNotTranslated,
+    &replies::ReplyBypassesNat,
+    &listener::OnOtherAddress,
+    &listener::Nobody,
+    &proxy::SourceHidden,
+    &verdict::DroppedByRule,
+    &verdict::RejectedByRule,
+    &verdict::DroppedByPolicy,
+];
+
+/// Asked when none of [`ALL`] found anything.
+pub(super) static FALLBACK: &dyn Check = &kernel::DroppedByKernel;
+
+/// What a table's verdict alone says.
+const VERDICTS: [&str; 3] = ["dropped-by-rule", "dropped-by-policy", "rejected-by-rule"];

@@ -1,0 +1,107 @@
+use super::*;
+
+const CLIENT: &str = "10.1.0.2:40000";
+
+fn refused() -> Lab {
+    Lab::tcp(CLIENT, "10.1.0.1:80").comes_in("c0").routed(255, "lo", "local").refused()
+}
+
+#[test]
+fn nobody_listens() {
+    let finding = refused().listens(Protocol::UDP, "0.0.0.0:80", "other").only("no-listener");
+    assert_eq!(
+        finding.summary,
+        "tcp 10.1.0.2:40000 -> 10.1.0.1:80 was refused with a TCP reset: nothing on this host listens on tcp port 80."
+    );
+    let udp = Lab::udp(CLIENT, "10.1.0.1:53").comes_in("c0").refused().only("no-listener");
+    assert!(udp.summary.contains("refused with icmp-port-unreachable"), "{}", udp.summary);
+}
+
+#[test]
+fn somebody_listens_in_another_namespace() {
+    let lab = refused();
+    let other = Lab::tcp(CLIENT, "10.1.0.1:80").listens(Protocol::TCP, "0.0.0.0:80", "nginx");
+    let mut elsewhere = other.surroundings();
+    elsewhere.netns = NETNS + 1;
+    let findings = lab.diagnose_in(&[Arc::new(lab.surroundings()), Arc::new(elsewhere)]).findings;
+    assert_eq!(findings[0].evidence[1], "in another namespace, nginx (pid 12) listens on tcp 0.0.0.0:80");
+}
+
+#[test]
+fn somebody_listens_on_another_address() {
+    let finding = refused().listens(Protocol::TCP, "127.0.0.1:80", "nginx").only("listener-on-other-address");
+    assert!(
+        finding
+            .summary
+            .ends_with("nginx (pid 12) listens on 127.0.0.1:80 only, and the packet is for 10.1.0.1:80."),
+        "{}",
+        finding.summary
+    );
+    let v6_only = refused().listens(Protocol::TCP, "[::]:80", "nginx").only("listener-on-other-address");
+    assert!(v6_only.summary.contains("[::]:80, for IPv6 only"), "{}", v6_only.summary);
+    let translated = Lab::tcp(CLIENT, "10.1.0.1:8080")
+        .comes_in("c0")
+        .dnat("127.0.0.1:80", DecidedBy::Rule)
+        .refused()
+        .listens(Protocol::TCP, "10.1.0.1:80", "nginx")
+        .only("listener-on-other-address");
+    assert!(translated.fix.contains("let the NAT rule lead to 10.1.0.1:80"), "{}", translated.fix);
+}
+
+#[test]
+fn a_service_that_started_since_is_not_blamed() {
+    let finding = refused().listens(Protocol::TCP, "0.0.0.0:80", "nginx").only("no-listener");
+    assert!(finding.evidence[0].ends_with("it began after the packet came"), "{:?}", finding.evidence);
+}
+
+#[test]
+fn a_late_packet_of_a_closed_connection_asks_for_no_listener() {
+    let finding = refused().flags("A").only("dropped-by-kernel");
+    assert!(finding.summary.contains("it belongs to no open connection"), "{}", finding.summary);
+}
+
+/// `comm` listens on port 9090, has accepted `accepted_from`, and connects to port 8080.
+fn relayed(comm: &str, accepted_from: &str) -> Lab {
+    Lab::tcp("127.0.0.1:50000", "127.0.0.1:8080")
+        .stage(Hook::Output, "filter", |_| {})
+        .goes_out("lo")
+        .comes_in("lo")
+        .delivered()
+        .listens(Protocol::TCP, "0.0.0.0:9090", comm)
+        .edit(|lab| {
+            let connected = |peer: &str| SocketState::Connected { peer: endpoint(peer) };
+            lab.sockets.push(socket(Protocol::TCP, "10.1.0.1:9090", connected(accepted_from), comm));
+            lab.sockets.push(socket(Protocol::TCP, "127.0.0.1:50000", connected("127.0.0.1:8080"), comm));
+        })
+}
+
+#[test]
+fn a_relay_hides_its_client() {
+    let finding = relayed("socat", "10.1.0.2:41000").only("source-hidden-by-local-proxy");
+    assert!(finding.summary.contains("sees 127.0.0.1 and not the real client"), "{}", finding.summary);
+    assert_eq!(finding.evidence[2], "socket: the same program has accepted 10.1.0.2:41000 on 10.1.0.1:9090");
+    let by_ports = relayed("app", "10.1.0.2:41000").edit(|lab| {
+        for socket in &mut lab.sockets {
+            if socket.local.port == 9090 {
+                socket.local.port = 80;
+            }
+        }
+    });
+    assert!(by_ports.only("source-hidden-by-local-proxy").summary.contains("most likely relays"));
+    let tunnel = Lab::udp("127.0.0.1:50000", "127.0.0.1:53").accepted(Hook::Output).delivered().edit(|lab| {
+        let state = SocketState::Connected { peer: endpoint("127.0.0.1:53") };
+        let mut entry = socket(Protocol::UDP, "127.0.0.1:50000", state, "vpn");
+        Arc::get_mut(entry.owner.as_mut().unwrap()).unwrap().holds_tun = true;
+        lab.sockets.push(entry);
+    });
+    assert!(tunnel.only("source-hidden-by-local-proxy").evidence[2].contains("/dev/net/tun"));
+}
+
+#[test]
+fn a_server_that_uses_another_is_no_relay() {
+    // An application with a database.
+    relayed("app", "10.1.0.2:41000").healthy();
+    // The relay's client is on this host itself: nothing is hidden.
+    relayed("socat", "10.1.0.1:41000").healthy();
+    Lab::tcp("127.0.0.1:50000", "127.0.0.1:8080").accepted(Hook::Output).delivered().healthy();
+}

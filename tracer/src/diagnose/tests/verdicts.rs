@@ -1,0 +1,198 @@
+use super::*;
+
+const CLIENT: &str = "10.1.0.2:40000";
+
+fn dropped_at_input(by: Option<(&str, u32, &str)>) -> Lab {
+    Lab::tcp(CLIENT, "10.1.0.1:22").comes_in("c0").routed(255, "lo", "local").judged(
+        Hook::Input,
+        Verdict::Drop,
+        by,
+    )
+}
+
+#[test]
+fn a_dropping_rule_is_named_with_its_text() {
+    let text = "-A INPUT -s 10.1.0.2/32 -j DROP";
+    let finding = dropped_at_input(Some(("INPUT", 3, text))).only("dropped-by-rule");
+    assert_eq!(
+        finding.summary,
+        "Rule 3 of INPUT (`-A INPUT -s 10.1.0.2/32 -j DROP`) in table filter (iptables-nft) dropped tcp 10.1.0.2:40000 -> 10.1.0.1:22 at INPUT."
+    );
+    assert_eq!(
+        finding.fix,
+        "iptables-nft -I INPUT 3 -s 10.1.0.2 -d 10.1.0.1 -p tcp --dport 22 -j ACCEPT  # or, if the rule is not wanted at all: iptables-nft -t filter -D INPUT 3"
+    );
+}
+
+#[test]
+fn the_fix_speaks_the_language_of_the_backend() {
+    let drop = |backend| {
+        Lab::tcp("[fd01::2]:4000", "[fd01::1]:22").backend(backend).comes_in("c0").judged(
+            Hook::Input,
+            Verdict::Drop,
+            Some(("INPUT", 1, "x")),
+        )
+    };
+    assert!(
+        drop(Backend::IptablesLegacy).only("dropped-by-rule").fix.starts_with("ip6tables-legacy -I INPUT 1 ")
+    );
+    let nft = drop(Backend::Nftables).only("dropped-by-rule").fix;
+    assert_eq!(
+        nft,
+        "nft insert rule ip6 filter INPUT position 7 ip6 saddr fd01::2 ip6 daddr fd01::1 tcp dport 22 accept  # or, if the rule is not wanted at all: nft delete rule ip6 filter INPUT handle 7"
+    );
+}
+
+#[test]
+fn a_rule_that_is_not_certain_is_not_deleted() {
+    let mut lab = dropped_at_input(Some(("INPUT", 3, "-A INPUT -j DROP")));
+    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
+        unreachable!()
+    };
+    stage.exact = false;
+    let finding = lab.only("dropped-by-rule");
+    assert!(!finding.fix.contains(" -D "), "{}", finding.fix);
+    assert!(finding.evidence.iter().any(|line| line.contains("not certain")), "{finding:?}");
+}
+
+#[test]
+fn a_set_is_named() {
+    let text = "-A DOCKER-USER -m set --match-set bad src -j DROP";
+    let finding = Lab::tcp(CLIENT, "10.1.0.1:80")
+        .comes_in("c0")
+        .dnat("10.2.0.2:80", DecidedBy::Rule)
+        .judged(Hook::Forward, Verdict::Drop, Some(("DOCKER-USER", 1, text)))
+        .only("dropped-by-rule");
+    assert!(finding.fix.starts_with("ipset test bad 10.1.0.2 && ipset del bad 10.1.0.2"), "{}", finding.fix);
+    assert!(finding.evidence[0].contains("10.1.0.1:80 => 10.2.0.2:80"), "{:?}", finding.evidence);
+}
+
+#[test]
+fn a_policy_is_told_from_a_rule() {
+    let finding = dropped_at_input(None).only("dropped-by-policy");
+    assert!(finding.summary.contains("chain's policy DROP dropped it at INPUT"), "{}", finding.summary);
+    assert_eq!(finding.fix, "iptables-nft -I INPUT 1 -s 10.1.0.2 -d 10.1.0.1 -p tcp --dport 22 -j ACCEPT");
+}
+
+#[test]
+fn a_rejection_says_what_was_answered() {
+    let mut lab = Lab::udp(CLIENT, "10.2.0.2:53").comes_in("c0").judged(
+        Hook::Forward,
+        Verdict::Reject,
+        Some(("FORWARD", 4, "-A FORWARD -j REJECT --reject-with icmp-port-unreachable")),
+    );
+    lab.journey.outcome.answer = Some("icmp-port-unreachable".to_owned());
+    let finding = lab.only("rejected-by-rule");
+    assert!(finding.summary.contains("answered 10.1.0.2 with icmp-port-unreachable"), "{}", finding.summary);
+}
+
+#[test]
+fn a_verdict_without_a_known_decider_is_left_to_the_kernels_word() {
+    let mut lab = dropped_at_input(None);
+    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
+        unreachable!()
+    };
+    (stage.decided_by, stage.exact) = (None, false);
+    assert!(lab.only("dropped-by-kernel").summary.contains("which rule or function did so was not seen"));
+}
+
+#[test]
+fn under_an_accepting_policy_it_was_a_rule_even_if_none_was_seen() {
+    let mut lab = dropped_at_input(None).backend(Backend::Nftables).edit(|lab| {
+        lab.ruleset.add_nft_list(
+            "table ip filter {\nchain INPUT {\ntype filter hook input priority 0; policy accept;\n}\n}",
+        );
+    });
+    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
+        unreachable!()
+    };
+    (stage.decided_by, stage.exact, stage.backend) = (None, false, Some(Backend::Nftables));
+    let finding = lab.only("dropped-by-rule");
+    assert!(
+        finding.summary.starts_with("A rule of chain INPUT that was not seen in table filter"),
+        "{}",
+        finding.summary
+    );
+}
+
+const ACCEPTING: &str =
+    "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT\nCOMMIT\n";
+
+fn forwarded(to: &str) -> Lab {
+    Lab::tcp(CLIENT, to).comes_in("c0").routed(254, "br0", "unicast")
+}
+
+#[test]
+fn what_one_backend_accepts_and_another_drops_is_mixed() {
+    let seen = forwarded("10.2.0.2:80")
+        .backend(Backend::IptablesLegacy)
+        .stage(Hook::Forward, "filter", |stage| {
+            stage.decided_by = Some(DecidedBy::Rule);
+            stage.rules = vec![rule("FORWARD", 1, "-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT")];
+        })
+        .backend(Backend::IptablesNft)
+        .judged(Hook::Forward, Verdict::Drop, None)
+        .only("mixed-backends");
+    assert!(seen.summary.contains("iptables-legacy accepts") && seen.summary.contains("iptables-nft drops"));
+    assert!(seen.fix.starts_with("iptables-nft -I FORWARD 1 "), "{}", seen.fix);
+    // The first of the two dropped it: the other is known by its rules only.
+    let unseen = forwarded("10.2.0.2:80")
+        .ruleset(ACCEPTING)
+        .backend(Backend::IptablesLegacy)
+        .judged(Hook::Forward, Verdict::Drop, None)
+        .only("mixed-backends");
+    assert!(unseen.evidence[0].contains("would accept it by rule 1 of FORWARD"), "{:?}", unseen.evidence);
+}
+
+#[test]
+fn two_backends_that_do_not_contradict_each_other_are_not_mixed() {
+    // The other one's empty chain accepts by policy: nobody decided that.
+    forwarded("10.2.0.2:80")
+        .backend(Backend::IptablesLegacy)
+        .accepted(Hook::Forward)
+        .backend(Backend::IptablesNft)
+        .judged(Hook::Forward, Verdict::Drop, None)
+        .only("dropped-by-policy");
+    // The other one has rules, none of them for this port.
+    forwarded("10.2.0.2:81")
+        .ruleset(ACCEPTING)
+        .backend(Backend::IptablesLegacy)
+        .judged(Hook::Forward, Verdict::Drop, None)
+        .only("dropped-by-policy");
+    // The same backend twice.
+    forwarded("10.2.0.2:80")
+        .ruleset(ACCEPTING)
+        .judged(Hook::Forward, Verdict::Drop, Some(("FORWARD", 1, "-A FORWARD -s 10.1.0.2/32 -j DROP")))
+        .only("dropped-by-rule");
+}
+
+#[test]
+fn a_bridged_packet_is_told_from_a_routed_one() {
+    let text = "-A FORWARD -i br0 -o br0 -j DROP";
+    let judged = |lab: Lab| lab.judged(Hook::Forward, Verdict::Drop, Some(("FORWARD", 1, text)));
+    let bridged = judged(Lab::tcp("10.2.0.3:40000", "10.2.0.2:80").comes_in("v0"));
+    let finding = bridged.only("bridged-packet-filtered");
+    assert!(finding.summary.contains("stays within bridge br0"), "{}", finding.summary);
+    assert!(finding.fix.contains("sysctl -w net.bridge.bridge-nf-call-iptables=0"), "{}", finding.fix);
+    judged(
+        Lab::tcp("10.2.0.3:40000", "10.2.0.2:80")
+            .comes_in("v0")
+            .comes_in("br0")
+            .routed(254, "br0", "unicast"),
+    )
+    .only("dropped-by-rule");
+    bridged.edit(|lab| lab.settings.bridge_calls_iptables = Some(false)).only("dropped-by-rule");
+}
+
+#[test]
+fn a_drop_reason_is_told_in_plain_words() {
+    let lab = Lab::udp(CLIENT, "10.1.0.1:53")
+        .comes_in("c0")
+        .dropped("SOCKET_RCVBUFF", "__udp_enqueue_schedule_skb");
+    let finding = lab.only("dropped-by-kernel");
+    assert!(finding.summary.contains("the program reads too slowly"), "{}", finding.summary);
+    let lab = Lab::udp(CLIENT, "10.1.0.1:53").comes_in("c0").dropped("BRAND_NEW_REASON", "f");
+    assert!(lab.only("dropped-by-kernel").summary.contains("the kernel's reason is BRAND_NEW_REASON"));
+    let lab = Lab::udp(CLIENT, "10.1.0.1:53").comes_in("c0").dropped("NOT_SPECIFIED", "some_function");
+    assert!(lab.only("dropped-by-kernel").summary.contains("in some_function: this kernel gives no reason"));
+}

@@ -1,0 +1,108 @@
+//! Readers of the system around a packet: sockets and their owners, settings, routes, names. Each part of
+//! [`Surroundings`] says when it was read, or why it could not be; none changes anything, not even by having the
+//! kernel load a module (which is why sockets come from `/proc/net` and not from sock_diag).
+
+mod cache;
+mod containers;
+mod docker;
+mod loggers;
+mod netns;
+mod network;
+mod owners;
+mod rtnetlink;
+mod sockets;
+mod sysctl;
+
+pub use cache::{MaxAge, Reader};
+pub use containers::Containers;
+pub use loggers::{Logger, Loggers};
+pub use netns::{NetnsPath, in_netns};
+pub use network::{
+    Address, Link, Neighbour, Network, Nexthop, PolicyRule, Prefix, Question, Route, RouteKind,
+};
+pub use owners::{Owner, Owners};
+pub use sockets::{Endpoint, SocketEntry, SocketState, Sockets};
+pub use sysctl::{ConntrackUse, DeviceSettings, Settings};
+
+use std::{path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+
+/// One reader's result, with its time; or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading<T> {
+    Known { value: T, at: Timestamp },
+    Unknown { because: String },
+}
+
+impl<T> Reading<T> {
+    /// Stamps a reader's result with the present time.
+    #[must_use]
+    pub fn now(result: anyhow::Result<T>) -> Self {
+        match result {
+            Ok(value) => Self::Known { value, at: Timestamp::now() },
+            Err(error) => Self::Unknown { because: format!("{error:#}") },
+        }
+    }
+
+    #[must_use]
+    pub fn unread(because: &str) -> Self {
+        Self::Unknown { because: because.to_owned() }
+    }
+
+    #[must_use]
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known { value, .. } => Some(value),
+            Self::Unknown { .. } => None,
+        }
+    }
+
+    /// When it was read.
+    #[must_use]
+    pub fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Known { at, .. } => Some(*at),
+            Self::Unknown { .. } => None,
+        }
+    }
+}
+
+/// Where a system's files are mounted; `/proc` and `/run` except in tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    pub proc: PathBuf,
+    pub run: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self { proc: PathBuf::from("/proc"), run: PathBuf::from("/run") }
+    }
+}
+
+/// Everything around a packet in one network namespace.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Inode number of the namespace.
+    pub netns: u32,
+    pub sockets: Reading<Arc<Sockets>>,
+    pub settings: Reading<Arc<Settings>>,
+    pub network: Reading<Arc<Network>>,
+    /// Names of the whole machine: a container of another namespace is named here too.
+    pub containers: Reading<Arc<Containers>>,
+}
+
+impl Surroundings {
+    /// A namespace of which nothing is known.
+    #[must_use]
+    pub fn unread(netns: u32, because: &str) -> Self {
+        Self {
+            netns,
+            sockets: Reading::unread(because),
+            settings: Reading::unread(because),
+            network: Reading::unread(because),
+            containers: Reading::unread(because),
+        }
+    }
+}
