@@ -268,17 +268,16 @@ impl Lab {
         }
     }
 
+    /// The first name's address is to be the device's first: IPv6 puts the last that was added there.
     fn describe_addresses(&self, script: &mut String, device: &str, names: &[&str]) -> Result<()> {
+        let v4_length = if device.starts_with("eth") { 24 } else { 16 };
         for name in names {
-            for family in Family::BOTH {
-                let (length, extra) = match family {
-                    Family::Ipv4 if device.starts_with("eth") => (24, ""),
-                    Family::Ipv4 => (16, ""),
-                    Family::Ipv6 => (64, " nodad"),
-                };
-                let address = self.topology.address(name, family)?;
-                _ = writeln!(script, "address add {address}/{length} dev {device}{extra}");
-            }
+            let address = self.topology.address(name, Family::Ipv4)?;
+            _ = writeln!(script, "address add {address}/{v4_length} dev {device}");
+        }
+        for name in names.iter().rev() {
+            let address = self.topology.address(name, Family::Ipv6)?;
+            _ = writeln!(script, "address add {address}/64 dev {device} nodad");
         }
         _ = writeln!(script, "link set {device} up");
         Ok(())
