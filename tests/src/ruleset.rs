@@ -19,7 +19,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    pub const BOTH: [Self; 2] = [Self::Legacy, Self::Nft];
+    pub const BOTH: [Self; 2] = [Self::Nft, Self::Legacy];
 
     /// `iptables-nft`, `ip6tables-legacy`, ...
     #[must_use]

@@ -17,6 +17,8 @@ pub(crate) fn kernel_side() -> Result<()> {
 pub(crate) fn command(release: bool) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--package", "tracer", "--bin", "pathtrace"]);
+    // The build script's own cargo says every step as a warning of ours; only real warnings are wanted from it.
+    build.env("CARGO_TERM_QUIET", "true").args(["--config", "term.quiet=false"]);
     let (profile, flag) = if release { ("release", Some("--release")) } else { ("debug", None) };
     step("Building pathtrace and its kernel side (two minutes the first time)", build.args(flag))?;
     println!("{}", root().join("target").join(profile).join("pathtrace").display());
