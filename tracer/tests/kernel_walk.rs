@@ -4,11 +4,19 @@
 
 mod lab;
 
+use std::{collections::BTreeSet, fs, path::Path, thread};
+
 use lab::Lab;
 use tracer::{
-    kernel::hooks::{HookFunction, HookKind, HookList, HookReader},
+    kernel::{
+        KernelTypes,
+        btf::BTF_DIRECTORY,
+        hooks::{HookFunction, HookKind, HookList, HookReader},
+        net,
+    },
     model::{Family, Hook},
 };
+use tracer_common::peek::PEEK_BYTES;
 
 fn hooks(lab: &Lab) -> Vec<HookList> {
     HookReader::new(lab.memory(), lab.types(), lab.symbols()).unwrap().read(lab.net()).unwrap()
@@ -20,6 +28,58 @@ fn functions(lists: &[HookList], family: Family, hook: Hook) -> &[HookFunction] 
 
 fn symbols(functions: &[HookFunction]) -> Vec<&str> {
     functions.iter().map(|f| f.symbol.as_deref().unwrap()).collect()
+}
+
+#[test]
+fn types_of_this_kernel_are_found() {
+    let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).unwrap();
+    // Fixed by the protocol or by the language, whatever the kernel.
+    assert_eq!(types.size_of("iphdr"), Some(20));
+    assert_eq!(types.offset_of("iphdr", "daddr"), Some(16));
+    assert_eq!(
+        types.offset_of("nf_conntrack_tuple_hash", "tuple.src.u3.ip6"),
+        types.offset_of("nf_conntrack_tuple_hash", "tuple.src.u3")
+    );
+    let verdicts = types.enum_values("nft_verdicts").unwrap();
+    assert!(verdicts.contains(&("NFT_RETURN".to_owned(), -5)), "{verdicts:?}");
+}
+
+#[test]
+fn memory_of_the_kernel_is_read_across_pieces_and_refused_where_there_is_none() {
+    let lab = Lab::new();
+    let start = lab.symbols().address_of("_stext").expect("root sees symbols");
+    let mut whole = vec![0; PEEK_BYTES + 100];
+    lab.memory().read(start, &mut whole).unwrap();
+    assert!(whole.iter().any(|byte| *byte != 0));
+    let mut tail = [0; 100];
+    lab.memory().read(start + PEEK_BYTES as u64, &mut tail).unwrap();
+    assert_eq!(whole[PEEK_BYTES..], tail);
+    assert!(lab.memory().read(0, &mut tail).is_err(), "page 0 is not mapped");
+    assert!(lab.memory().read(u64::MAX - 5, &mut tail).is_err());
+}
+
+#[test]
+fn every_online_cpu_has_an_offset_and_no_two_the_same() {
+    let lab = Lab::new();
+    let offsets: BTreeSet<_> = lab.cpus().iter().map(|(_, offset)| offset).collect();
+    assert_eq!(offsets.len(), thread::available_parallelism().unwrap().get());
+    if let Some(address) = lab.symbols().address_of("__per_cpu_offset") {
+        let listed = lab.memory().read_u64(address).unwrap();
+        assert_eq!(lab.cpus().get(0), Some(listed));
+    }
+}
+
+#[test]
+fn only_the_thread_of_the_job_enters_a_namespace() {
+    let (one, two) = (Lab::new(), Lab::new());
+    let name = || fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let before = name();
+    assert_ne!(one.inside(name), before);
+    assert_ne!(one.net(), two.net());
+    assert_eq!(one.net(), one.net());
+    assert_eq!(name(), before);
+    let error = net::in_netns(Path::new("/nonexistent/netns"), || ()).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/netns"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     helpers::{bpf_get_current_task, bpf_probe_read_kernel, generated},
-    macros::{map, raw_tracepoint},
+    macros::map,
     maps::{Array, PerCpuArray},
     programs::RawTracePointContext,
 };
@@ -25,8 +25,11 @@ static PEEK_BUFFER: Array<[u8; PEEK_BYTES]> = Array::with_max_entries(1, MMAPABL
 static PER_CPU_PROBE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Copies kernel memory into the peek buffer; 0 or a negative errno.
-#[raw_tracepoint]
-pub(crate) fn peek(ctx: RawTracePointContext) -> i32 {
+// Not `#[raw_tracepoint]`: what that macro makes returns 0, whatever the function returned.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+extern "C" fn peek(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
     let address: u64 = ctx.arg(peek_argument::ADDRESS);
     let length: u64 = ctx.arg(peek_argument::LENGTH);
     let Some(buffer) = PEEK_BUFFER.get_ptr_mut(0) else { return ENOENT };
@@ -38,8 +41,10 @@ pub(crate) fn peek(ctx: RawTracePointContext) -> i32 {
 }
 
 /// Writes a [`Context`] to the start of the peek buffer; 0 or a negative errno.
-#[raw_tracepoint]
-pub(crate) fn context(ctx: RawTracePointContext) -> i32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+extern "C" fn context(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
     let (Some(buffer), Some(value)) = (PEEK_BUFFER.get_ptr_mut(0), PER_CPU_PROBE.get_ptr(0)) else {
         return ENOENT;
     };

@@ -300,4 +300,4 @@ macro_rules! kernel_layout {
 pub(crate) use kernel_layout;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

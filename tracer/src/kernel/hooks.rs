@@ -208,3 +208,6 @@ fn is_xt_table(symbol: &str) -> bool {
 fn is_nat_engine(symbol: &str) -> bool {
     symbol.starts_with("nf_nat_ipv4_") || symbol.starts_with("nf_nat_ipv6_")
 }
+
+#[cfg(test)]
+mod tests;

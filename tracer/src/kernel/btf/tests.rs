@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use super::{BitField, KernelTypes};
 
 /// Writes BTF (Documentation/bpf/btf.rst).
-struct Writer {
+pub(crate) struct Writer {
     next_id: u32,
     next_string: u32,
     types: Vec<u8>,
@@ -110,7 +110,7 @@ fn vmlinux() -> Writer {
     btf
 }
 
-fn opened() -> (tempfile::TempDir, Writer, KernelTypes) {
+pub(crate) fn opened() -> (tempfile::TempDir, Writer, KernelTypes) {
     let directory = tempfile::tempdir().unwrap();
     let btf = vmlinux();
     btf.write(&directory.path().join("vmlinux"));

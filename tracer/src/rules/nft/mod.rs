@@ -3,16 +3,17 @@
 
 mod backend;
 mod expression;
+mod generation;
 
 use std::collections::{HashMap, HashSet};
 
+pub(super) use self::generation::Generation;
 use self::{
     backend::Shape,
     expression::{ExpressionLayout, Expressions, RuleFacts},
+    generation::Generations,
 };
-use super::index::{
-    BaseChain, Chain, ChainRef, Check, CounterAddress, Effect, Rule, RuleCounter, TableIndex,
-};
+use super::index::{BaseChain, Chain, ChainRef, CounterAddress, Effect, Rule, RuleCounter, TableIndex};
 use crate::{
     kernel::{
         Block, KernelTypes, Memory, ReadError, Symbols,
@@ -31,8 +32,6 @@ const NF_INET_INGRESS: u32 = 5;
 kernel_layout! {
     /// Where nf_tables keeps things.
     NftLayout {
-        gencursor: offset("net", "nft.gencursor"),
-        base_seq: maybe("net", "nft.base_seq"),
         table_size: size("nft_table"),
         table_name: offset("nft_table", "name"),
         table_family: bits("nft_table", "family"),
@@ -62,28 +61,12 @@ kernel_layout! {
     }
 }
 
-/// Which generation of the ruleset is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Generation {
-    /// 0 or 1: which of two blocks of rules each chain runs.
-    cursor: u8,
-    /// Changes with every commit.
-    pub(crate) check: Check,
-}
-
-impl Generation {
-    /// Whether the object with this generation mask is in force (`nft_is_active`).
-    fn has(self, mask: BitField, object: &Block) -> Result<bool, ReadError> {
-        Ok(mask.extract(object.u64(mask.unit())?) >> self.cursor & 1 == 0)
-    }
-}
-
 /// Reads nft tables of one namespace.
-pub(crate) struct NftReader<'a> {
+pub(super) struct NftReader<'a> {
     memory: &'a dyn Memory,
     layout: NftLayout,
     expressions: Expressions<'a>,
-    net: u64,
+    generations: Generations<'a>,
 }
 
 /// A chain in force, as read from the table's list.
@@ -97,7 +80,7 @@ struct RawChain {
 impl<'a> NftReader<'a> {
     /// # Errors
     /// [`ReadError::NoMember`] for a kernel before 5.17 (rules lie differently there) or without nf_tables' BTF.
-    pub(crate) fn new(
+    pub(super) fn new(
         memory: &'a dyn Memory,
         types: &KernelTypes,
         symbols: &'a Symbols,
@@ -107,7 +90,7 @@ impl<'a> NftReader<'a> {
             memory,
             layout: NftLayout::resolve(types)?,
             expressions: Expressions::new(memory, symbols, ExpressionLayout::resolve(types)?),
-            net,
+            generations: Generations::new(memory, types, symbols, net)?,
         })
     }
 
@@ -115,28 +98,15 @@ impl<'a> NftReader<'a> {
     ///
     /// # Errors
     /// [`ReadError::Unreadable`].
-    pub(crate) fn generation(&self) -> Result<Generation, ReadError> {
-        let (cursor_at, seq_at) = (self.layout.gencursor, self.layout.base_seq);
-        let first = seq_at.map_or(cursor_at, |seq| seq.min(cursor_at));
-        let last = seq_at.map_or(cursor_at, |seq| seq.max(cursor_at));
-        let address = self.net.wrapping_add(u64::from(first));
-        let block = Block::read(self.memory, "net.nft", address, last - first + 8)?;
-        let cursor = block.u8(cursor_at - first)?;
-        let (offset, length, value) = match seq_at {
-            // One comparison covers the number and the cursor, which is set after it.
-            Some(seq) if cursor_at == seq + 4 => (seq, 8, block.u64(seq - first)?),
-            Some(seq) => (seq, 4, u64::from(block.u32(seq - first)?)),
-            None => (cursor_at, 1, u64::from(cursor)),
-        };
-        let check = Check { address: self.net.wrapping_add(u64::from(offset)), length, value };
-        Ok(Generation { cursor, check })
+    pub(super) fn generation(&self) -> Result<Generation, ReadError> {
+        self.generations.current()
     }
 
     /// Address of the `struct nft_table` that a chain belongs to.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub(crate) fn table_of(&self, chain: u64) -> Result<u64, ReadError> {
+    pub(super) fn table_of(&self, chain: u64) -> Result<u64, ReadError> {
         Block::read(self.memory, "nft_chain", chain, self.layout.chain_size)?.u64(self.layout.chain_table)
     }
 
@@ -145,7 +115,7 @@ impl<'a> NftReader<'a> {
     ///
     /// # Errors
     /// [`ReadError`]; when rules are replaced meanwhile, their memory may be gone or say something else.
-    pub(crate) fn table(
+    pub(super) fn table(
         &self,
         address: u64,
         generation: Generation,

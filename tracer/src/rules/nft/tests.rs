@@ -1,6 +1,7 @@
 use super::{
     Generation, NftLayout, NftReader,
     expression::{ExpressionLayout, Expressions},
+    generation::{GenerationLayout, Generations},
 };
 use crate::{
     kernel::{ReadError, Symbols, btf::BitField, memory::image::Image},
@@ -24,8 +25,6 @@ const fn bits(bit: u32, width: u32) -> BitField {
 }
 
 const LAYOUT: NftLayout = NftLayout {
-    gencursor: 4,
-    base_seq: Some(0),
     table_size: 40,
     table_name: 0,
     table_family: bits(64, 6),
@@ -73,6 +72,13 @@ const EXPRESSION: ExpressionLayout = ExpressionLayout {
     object_type: 8,
     object_number: 0,
     target_name: Some(0),
+};
+const GENERATION: GenerationLayout = GenerationLayout {
+    cursor: 4,
+    sequence: Some(0),
+    generic: Some(16),
+    generic_pointers: Some(0),
+    pernet_sequence: Some(8),
 };
 const META_SET: u64 = 0xffff_0000;
 
@@ -182,7 +188,7 @@ impl Kernel {
             memory: &self.image,
             layout: LAYOUT,
             expressions: Expressions::new(&self.image, symbols, EXPRESSION),
-            net: NET,
+            generations: Generations::with_layout(&self.image, &GENERATION, symbols, NET).unwrap(),
         }
     }
 
@@ -246,6 +252,28 @@ fn the_generation_in_force_is_read_and_no_other() {
     kernel.image.put(NET + 4, &[1]);
     assert_eq!(kernel.read().unwrap().chains[0].rules.len(), 2);
     assert_ne!(kernel.generation().unwrap(), before, "the cursor alone makes another generation");
+}
+
+#[test]
+fn older_kernels_keep_the_number_of_the_commit_elsewhere() {
+    const ARRAY: u64 = 0x5000;
+    const PERNET: u64 = 0x6000;
+    const ID: u64 = 0x7000;
+    let mut image = Image::default();
+    image.map(NET, 64).put_u64(NET + 16, ARRAY).put(NET + 4, &[1]);
+    image.map(ARRAY, 64).put_u64(ARRAY + 3 * 8, PERNET).map(ID, 4).put_u32(ID, 3);
+    image.map(PERNET, 64).put_u32(PERNET + 8, 42);
+    let layout = GenerationLayout { sequence: None, ..GENERATION };
+    let current = |image: &Image, symbols: &str| {
+        let symbols = Symbols::parse(symbols.to_owned());
+        Generations::with_layout(image, &layout, &symbols, NET).unwrap().current().unwrap()
+    };
+    let known = current(&image, "7000 b nf_tables_net_id\n");
+    assert_eq!((known.check.address, known.check.length, known.check.value), (PERNET + 8, 4, 42));
+    image.put_u32(PERNET + 8, 43);
+    assert_ne!(current(&image, "7000 b nf_tables_net_id\n"), known);
+    let blind = current(&image, "");
+    assert_eq!((blind.check.address, blind.check.length, blind.check.value), (NET + 4, 1, 1));
 }
 
 #[test]
