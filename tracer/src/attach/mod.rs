@@ -7,7 +7,7 @@ mod placement;
 mod readings;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -26,7 +26,7 @@ pub use self::placement::Namespace;
 use self::{netfilter::Programs, readings::Readings};
 use crate::{
     correlate::Forget,
-    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets},
+    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
     plan::{TRACEPOINTS, View},
 };
 
@@ -37,6 +37,8 @@ pub struct Kernel {
     peek: Peek,
     types: KernelTypes,
     symbols: std::sync::Arc<Symbols>,
+    /// Hooked functions that have no name even in the newest symbols.
+    nameless: BTreeSet<u64>,
     possible_cpus: u32,
     readings: Readings,
     namespaces: BTreeMap<u32, Namespace>,
@@ -66,6 +68,7 @@ impl Kernel {
             peek,
             types,
             symbols,
+            nameless: BTreeSet::new(),
             possible_cpus: offsets.possible(),
             readings,
             ebpf,
@@ -168,6 +171,13 @@ impl Kernel {
             return Ok(false);
         }
         namespace.place(&reader, &mut self.programs, &mut self.readings, &mut self.ebpf, view)?;
+        // What was hooked by a module loaded since the symbols were read has no name, and so is not told apart.
+        let nameless: BTreeSet<u64> = namespace.nameless().collect();
+        if !nameless.is_subset(&self.nameless) {
+            self.nameless.extend(nameless);
+            self.symbols = Symbols::read(Path::new(KALLSYMS)).context("reading /proc/kallsyms")?.into();
+            return self.sync_one(inode, true, view);
+        }
         Ok(true)
     }
 
