@@ -65,7 +65,22 @@ struct Said {
     lines: Vec<Value>,
     /// What stood on stdout and was no JSON object.
     rubbish: Vec<String>,
-    closed: bool,
+    stderr: String,
+    /// How many of stdout and stderr have ended.
+    ended: u8,
+}
+
+impl Said {
+    fn take_json(&mut self, line: String) {
+        match serde_json::from_str::<Value>(&line) {
+            Ok(value) if value.is_object() => self.lines.push(value),
+            _ => self.rubbish.push(line),
+        }
+    }
+
+    fn over(&self) -> bool {
+        self.ended == 2
+    }
 }
 
 type Shared = Arc<(Mutex<Said>, Condvar)>;
@@ -76,7 +91,6 @@ pub struct Pathtrace {
     child: Child,
     said: Shared,
     readers: Vec<JoinHandle<()>>,
-    stderr: Arc<Mutex<String>>,
 }
 
 /// What a trace said from start to end.
@@ -124,20 +138,14 @@ impl Pathtrace {
         command.arg("--json").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
         let said = Shared::default();
-        let stderr = Arc::new(Mutex::new(String::new()));
         let (out, err) =
             (child.stdout.take().context("no stdout")?, child.stderr.take().context("no stderr")?);
+        let (from_stdout, from_stderr) = (Arc::clone(&said), Arc::clone(&said));
         let readers = vec![
-            thread::spawn({
-                let said = Arc::clone(&said);
-                move || collect_lines(out, &said)
-            }),
-            thread::spawn({
-                let stderr = Arc::clone(&stderr);
-                move || collect_text(err, &stderr)
-            }),
+            thread::spawn(move || collect(out, &from_stdout, Said::take_json)),
+            thread::spawn(move || collect(err, &from_stderr, |said, line| said.stderr += &(line + "\n"))),
         ];
-        let trace = Self { child, said, readers, stderr };
+        let trace = Self { child, said, readers };
         trace.wait_for("the start line", |lines| lines.iter().any(|line| line["type"] == "start"))?;
         Ok(trace)
     }
@@ -173,10 +181,13 @@ impl Pathtrace {
                 return Ok(answer);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if said.closed || left.is_zero() {
-                let why = if said.closed { "pathtrace ended" } else { "the time is over" };
-                let count = said.lines.len();
-                bail!("{why} while waiting for {what}, after {count} lines; stderr:\n{}", lock(&self.stderr));
+            if said.over() || left.is_zero() {
+                let why = if said.over() { "pathtrace ended" } else { "the time is over" };
+                bail!(
+                    "{why} while waiting for {what}, after {} lines; stderr:\n{}",
+                    said.lines.len(),
+                    said.stderr
+                );
             }
             said = self.said.1.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -186,12 +197,6 @@ impl Pathtrace {
     #[must_use]
     pub fn lines(&self) -> Vec<Value> {
         lock(&self.said.0).lines.clone()
-    }
-
-    /// What it has written to stderr so far.
-    #[must_use]
-    pub fn stderr(&self) -> String {
-        lock(&self.stderr).clone()
     }
 
     /// Sends Ctrl-C and waits for the end.
@@ -229,7 +234,7 @@ impl Pathtrace {
             bail!("stdout holds a line that is no JSON object: {line:?}");
         }
         let status = exited.context("no exit status")?;
-        Ok(Report { lines: said.lines, status, stderr: self.stderr() })
+        Ok(Report { lines: said.lines, status, stderr: said.stderr })
     }
 }
 
@@ -245,23 +250,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn collect_lines(out: impl Read, said: &Shared) {
-    for line in BufReader::new(out).lines().map_while(Result::ok) {
-        let mut so_far = lock(&said.0);
-        match serde_json::from_str::<Value>(&line) {
-            Ok(value) if value.is_object() => so_far.lines.push(value),
-            _ => so_far.rubbish.push(line),
-        }
+/// Hands every line of a stream to `take`, and notes its end.
+fn collect(stream: impl Read, said: &Shared, take: impl Fn(&mut Said, String)) {
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        take(&mut lock(&said.0), line);
         said.1.notify_all();
     }
-    lock(&said.0).closed = true;
+    lock(&said.0).ended += 1;
     said.1.notify_all();
-}
-
-fn collect_text(err: impl Read, text: &Mutex<String>) {
-    for line in BufReader::new(err).lines().map_while(Result::ok) {
-        let mut all = lock(text);
-        all.push_str(&line);
-        all.push('\n');
-    }
 }

@@ -137,7 +137,8 @@ pub struct Sight {
     pub conntrack_status: u32,
     pub conntrack_mark: u32,
     pub conntrack_zone: u16,
-    pub reserved: u16,
+    /// Local port of the socket that is attached to the packet (early demultiplexing, TPROXY), 0 for none.
+    pub socket_port: u16,
     pub gateway: [u32; 4],
     pub route_ifindex: u32,
     /// `dst_entry.error`, 0 or a negative errno.

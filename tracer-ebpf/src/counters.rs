@@ -18,8 +18,22 @@ use crate::{
     maps::{COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
 };
 
+/// Each CPU has two readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
+/// TEE sends another one through OUTPUT and POSTROUTING; and packets on their way out can be interrupted by
+/// packets that come in.
+const SLOTS: u32 = 2;
+const _: () = assert!(SLOTS == crate::maps::READING_SLOTS);
+/// `NF_INET_LOCAL_OUT`, from where on hooks are those of packets on their way out.
+const LOCAL_OUT: u32 = 3;
+
+#[inline(always)]
+fn slot_of(hook: u32) -> u32 {
+    if hook >= LOCAL_OUT { 1 } else { 0 }
+}
+
 /// State of a run over a table's counters.
 struct Run {
+    slot: u32,
     /// First entry in [`COUNTER_LIST`] and in [`SNAPSHOT`].
     list: u32,
     snapshot: u32,
@@ -63,7 +77,7 @@ extern "C" fn second_reading(index: u32, run: *mut c_void) -> i64 {
     if value == before {
         return 0;
     }
-    let Some(hits) = HITS.get_ptr_mut(0) else { return 1 };
+    let Some(hits) = HITS.get_ptr_mut(run.slot) else { return 1 };
     // SAFETY: a valid per-CPU map value; READING.busy keeps other programs on this CPU away.
     let hits = unsafe { &mut *hits };
     let at = hits.count as usize;
@@ -119,7 +133,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
         return 0;
     }
-    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(0)) else { return 0 };
+    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot_of(key.hook))) else { return 0 };
     // SAFETY: valid map values.
     let (gap, reading) = unsafe { (&*gap, &mut *reading) };
     let Some(per_cpu) = per_cpu_offset() else { return 0 };
@@ -134,6 +148,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     reading.gap = *key;
     reading.generation = gap.generation;
     reading.passes = passes();
+    let slot = slot_of(key.hook);
     let mut position = 0;
     for i in 0..MAX_TABLES {
         if i as u32 >= gap.count {
@@ -141,7 +156,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
         }
         let table = &gap.tables[i];
         let room = table.count.min(MAX_SNAPSHOT - position);
-        let mut run = Run { list: table.first, snapshot: position, per_cpu, unreadable: 0 };
+        let mut run = Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
         // SAFETY: the callback gets the pointer of a live Run.
         unsafe { bpf_loop(room, first_reading as *mut c_void, (&raw mut run).cast(), 0) };
         position += room;
@@ -153,14 +168,16 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
 /// Second reading: sends the counters that moved since [`open`], one record a table.
 #[inline(always)]
 pub(crate) fn close(journey: u64, at_drop: u32) {
-    close_reading(journey, at_drop);
+    close_reading(journey, at_drop, 0);
+    close_reading(journey, at_drop, 1);
 }
 
 /// A global function, as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn close_reading(journey: u64, at_drop: u32) -> u32 {
-    let Some(reading) = READING.get_ptr_mut(0) else { return 0 };
+extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
+    let slot = slot & (SLOTS - 1);
+    let Some(reading) = READING.get_ptr_mut(slot) else { return 0 };
     // SAFETY: a valid per-CPU map value.
     let reading = unsafe { &mut *reading };
     if reading.journey != journey || reading.busy != 0 {
@@ -187,7 +204,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32) -> u32 {
         }
         let table = &gap.tables[i];
         let room = table.count.min(MAX_SNAPSHOT - position);
-        let Some(hits) = HITS.get_ptr_mut(0) else { break };
+        let Some(hits) = HITS.get_ptr_mut(slot) else { break };
         // SAFETY: a valid per-CPU map value.
         let hits = unsafe { &mut *hits };
         hits.head = head(Kind::RuleHits, journey);
@@ -195,7 +212,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32) -> u32 {
         hits.table = table.id;
         hits.count = 0;
         hits.reserved = 0;
-        let mut run = Run { list: table.first, snapshot: position, per_cpu, unreadable: 0 };
+        let mut run = Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
         // SAFETY: as in `open`.
         unsafe { bpf_loop(room, second_reading as *mut c_void, (&raw mut run).cast(), 0) };
         position += room;

@@ -144,6 +144,10 @@ extern "C" fn emit_sight(skb: u64, track: *const Track, headers: *const Headers,
         copy_headers(headers, sight);
         segments(&mut reader, skb, sight);
         route(&mut reader, skb, headers.tuple.family, sight);
+        let socket: u64 = member!(reader, skb, skb_sk);
+        if socket != 0 {
+            sight.socket_port = member!(reader, socket, sock_num);
+        }
         sight.flags = flags | place.flags | if reader.failed() { SIGHT_UNREADABLE } else { 0 };
     });
     if reader.failed() {
@@ -197,6 +201,8 @@ fn segments(reader: &mut Reader, skb: u64, sight: &mut Sight) {
 }
 
 const AF_INET6: u8 = 10;
+/// include/net/dst.h
+const DST_FAKE_RTABLE: u16 = 0x0010;
 /// include/uapi/linux/route.h and ipv6_route.h
 const RTF_GATEWAY: u32 = 0x0002;
 const RTF_LOCAL: u32 = 0x8000_0000;
@@ -210,6 +216,11 @@ fn route(reader: &mut Reader, skb: u64, family: u8, sight: &mut Sight) {
     let reference: u64 = member!(reader, skb, skb_dst);
     let destination = reference & DST_MASK;
     if destination == 0 {
+        return;
+    }
+    // A bridged packet that netfilter sees has a route that is none (`br_netfilter_rtable_init`).
+    let flags: u16 = member!(reader, destination, dst_flags);
+    if flags & DST_FAKE_RTABLE != 0 {
         return;
     }
     let device_address: u64 = member!(reader, destination, dst_dev);

@@ -82,15 +82,17 @@ pub(crate) static PER_CPU_OFFSET: PerCpuArray<u64> = PerCpuArray::with_max_entri
 
 /// First readings of rule counters.
 #[map]
-pub(crate) static SNAPSHOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SNAPSHOT, 0);
+pub(crate) static SNAPSHOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SNAPSHOT * READING_SLOTS, 0);
 
 /// What [`SNAPSHOT`] holds.
 #[map]
-pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
+/// See `counters`.
+pub(crate) const READING_SLOTS: u32 = 2;
 
 /// Room to put a [`RuleHits`] together.
 #[map]
-pub(crate) static HITS: PerCpuArray<RuleHits> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static HITS: PerCpuArray<RuleHits> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
 
 /// A followed packet.
 #[repr(C)]

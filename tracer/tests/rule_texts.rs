@@ -35,6 +35,7 @@ fn table(backend: Backend, name: &str, chains: &[(&str, &[Effect])]) -> TableInd
         position,
         handle: None,
         counter: Some(RuleCounter { index: 0, proves_match: true }),
+        unconditional: false,
         effect: effect.clone(),
     };
     let chain = |(name, effects): &(&str, &[Effect])| Chain {

@@ -6,7 +6,7 @@ use tracer_common::{records::SIGHT_UNREADABLE, tuple as raw};
 
 use super::{flows::Flows, open::Open};
 use crate::{
-    decode::{self, HitsEvent, SightEvent, SocketTaken},
+    decode::{self, HitsEvent, SightEvent},
     model::{
         Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, Protocol,
         RouteStage, Tuple,
@@ -64,7 +64,9 @@ pub struct Draft {
     /// Namespace of the last sight, and the packet's tuple there: where a receiving socket is looked for.
     pub netns: u32,
     pub last_tuple: Tuple,
-    pub socket: Option<SocketTaken>,
+    /// Local port of the socket that took it, where an event said so: TPROXY delivers to another port than the
+    /// packet names.
+    pub socket_port: Option<u16>,
 }
 
 /// `IP_CT_IS_REPLY`, `IP_CT_UNTRACKED` (include/uapi/linux/netfilter/nf_conntrack_common.h).
@@ -111,7 +113,7 @@ impl Open {
             notes: self.notes,
             netns: self.netns,
             last_tuple: self.tuple.unwrap_or(tuple),
-            socket: self.socket,
+            socket_port: self.socket_port.or_else(|| self.socket.map(|socket| socket.tuple.source_port)),
         })
     }
 

@@ -44,6 +44,9 @@ impl Open {
         let key = ProbeKey { netns: sight.raw.netns, family, hook, priority };
         let Some(gap) = view.gap(key) else { return };
         self.after_conntrack |= gap.after_conntrack;
+        if hook == Hook::Input && sight.raw.socket_port != 0 {
+            self.socket_port = Some(sight.raw.socket_port);
+        }
         if gap.last && hook == Hook::Input {
             self.wait(Waiting::Delivery, sight.raw.head.time);
         }

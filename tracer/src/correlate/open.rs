@@ -71,6 +71,8 @@ pub(super) struct Open {
     pub(super) after_conntrack: bool,
     pub(super) answer: Option<&'static str>,
     pub(super) socket: Option<SocketTaken>,
+    /// Local port of the socket attached to the packet while INPUT judged it.
+    pub(super) socket_port: Option<u16>,
     pub(super) matched: bool,
     pub(super) notes: Vec<String>,
     pub(super) outcome: Option<Outcome>,

@@ -17,8 +17,9 @@ use super::{
     ruleset::{Question, RulesetView},
 };
 
-/// How long a reply may take before its absence means something.
-pub const REPLY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a reply may take before its absence means something: TCP's own first retransmission timeout (RFC 6298),
+/// after which the sender takes the packet for lost.
+pub const REPLY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is known of the packet's connection beyond this packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +57,15 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn network(&self, netns: u32) -> Option<&'a Network> {
-        self.surroundings(netns)?.network.known()
+        self.surroundings(netns)?.network.known().map(|known| &**known)
     }
 
     pub(super) fn sockets(&self, netns: u32) -> Option<&'a Sockets> {
-        self.surroundings(netns)?.sockets.known()
+        self.surroundings(netns)?.sockets.known().map(|known| &**known)
     }
 
     pub(super) fn settings(&self, netns: u32) -> Option<&'a Settings> {
-        self.surroundings(netns)?.settings.known()
+        self.surroundings(netns)?.settings.known().map(|known| &**known)
     }
 
     pub(super) fn device_settings(&self, netns: u32, device: &str) -> Option<&'a DeviceSettings> {

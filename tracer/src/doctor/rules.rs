@@ -15,7 +15,7 @@ use super::{Level, Machine, Report, Section};
 pub(super) fn examine(machine: &Machine<'_>, report: &mut Report) {
     backends(machine.ruleset, report);
     docker(machine.ruleset, report);
-    let network = machine.surroundings.network.known();
+    let network = machine.surroundings.network.known().map(|network| &**network);
     let blocked: Vec<String> = [false, true]
         .into_iter()
         .flat_map(|ipv6| machine.ruleset.destination_nat(ipv6).map(move |placed| (ipv6, placed)))

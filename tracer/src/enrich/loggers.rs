@@ -50,3 +50,27 @@ fn logger(line: &str) -> Option<Logger> {
 fn group(line: &str) -> Option<u16> {
     line.split_whitespace().next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_bound_is_not_a_name() {
+        let proc = tempfile::tempdir().unwrap();
+        assert!(Loggers::read(proc.path()).is_err());
+        let dir = proc.path().join("thread-self/net/netfilter");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(
+            dir.join("nf_log"),
+            " 0 NONE (nfnetlink_log)\n 2 nfnetlink_log (nf_log_ipv4,nfnetlink_log)\n",
+        )
+        .unwrap();
+        let loggers = Loggers::read(proc.path()).unwrap();
+        assert_eq!(loggers.by_family[0], Logger { family: 0, bound: None });
+        assert_eq!(loggers.by_family[1], Logger { family: 2, bound: Some("nfnetlink_log".to_owned()) });
+        assert_eq!(loggers.groups, None);
+        fs::write(dir.join("nfnetlink_log"), "    5  12345     0 2 65535    100  1\n").unwrap();
+        assert_eq!(Loggers::read(proc.path()).unwrap().groups, Some(vec![5]));
+    }
+}

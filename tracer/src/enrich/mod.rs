@@ -13,7 +13,7 @@ mod rtnetlink;
 mod sockets;
 mod sysctl;
 
-pub use cache::Reader;
+pub use cache::{MaxAge, Reader};
 pub use containers::Containers;
 pub use loggers::{Logger, Loggers};
 pub use netns::{NetnsPath, in_netns};
@@ -24,10 +24,7 @@ pub use owners::{Owner, Owners};
 pub use sockets::{Endpoint, SocketEntry, SocketState, Sockets};
 pub use sysctl::{ConntrackUse, DeviceSettings, Settings};
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -89,9 +86,9 @@ impl Default for Roots {
 pub struct Surroundings {
     /// Inode number of the namespace.
     pub netns: u32,
-    pub sockets: Reading<Sockets>,
-    pub settings: Reading<Settings>,
-    pub network: Reading<Network>,
+    pub sockets: Reading<Arc<Sockets>>,
+    pub settings: Reading<Arc<Settings>>,
+    pub network: Reading<Arc<Network>>,
     /// Names of the whole machine: a container of another namespace is named here too.
     pub containers: Reading<Arc<Containers>>,
 }
@@ -106,18 +103,6 @@ impl Surroundings {
             settings: Reading::unread(because),
             network: Reading::unread(because),
             containers: Reading::unread(because),
-        }
-    }
-
-    /// Reads what depends on the namespace; the calling thread must be in it (see [`in_netns`]).
-    #[must_use]
-    fn read_here(netns: u32, proc: &Path, owners: &mut Owners, containers: Reading<Arc<Containers>>) -> Self {
-        Self {
-            netns,
-            sockets: Reading::now(Sockets::read(proc, owners)),
-            settings: Reading::now(Settings::read(proc)),
-            network: Reading::now(rtnetlink::read()),
-            containers,
         }
     }
 }

@@ -143,21 +143,33 @@ impl Sockets {
                 && matches!(socket.state, SocketState::Connected { peer: held } if same(held, peer))
                 && (same(socket.local, local) || socket.admits(local.address))
         });
-        connected.or_else(|| {
-            self.listeners(protocol, local.port)
-                .filter(|socket| socket.admits(local.address))
-                .max_by_key(|socket| socket.closeness(local.address))
-        })
+        connected.or_else(|| self.listener(protocol, local))
     }
 
     /// [`Self::entry`] in the form that journeys show.
     #[must_use]
     pub fn find(&self, protocol: Protocol, local: Endpoint, peer: Endpoint) -> Option<LocalSocket> {
-        self.entry(protocol, local, peer).map(|socket| LocalSocket {
-            local: socket.local.to_string(),
-            process: socket.owner.as_ref().map(|owner| owner.comm.clone()),
-            pid: socket.owner.as_ref().map(|owner| owner.pid),
-        })
+        self.entry(protocol, local, peer).map(shown)
+    }
+
+    /// The nearest listener for a local end.
+    #[must_use]
+    pub fn find_listener(&self, protocol: Protocol, local: Endpoint) -> Option<LocalSocket> {
+        self.listener(protocol, local).map(shown)
+    }
+
+    fn listener(&self, protocol: Protocol, local: Endpoint) -> Option<&SocketEntry> {
+        self.listeners(protocol, local.port)
+            .filter(|socket| socket.admits(local.address))
+            .max_by_key(|socket| socket.closeness(local.address))
+    }
+}
+
+fn shown(socket: &SocketEntry) -> LocalSocket {
+    LocalSocket {
+        local: socket.local.to_string(),
+        process: socket.owner.as_ref().map(|owner| owner.comm.clone()),
+        pid: socket.owner.as_ref().map(|owner| owner.pid),
     }
 }
 
@@ -214,4 +226,73 @@ fn udp(path: &Path) -> Result<Vec<SocketEntry>> {
             owner: None,
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn socket(local: &str, state: SocketState, inode: u64) -> SocketEntry {
+        SocketEntry { protocol: Protocol::TCP, local: end(local), state, inode, owner: None }
+    }
+
+    fn end(text: &str) -> Endpoint {
+        endpoint(text.parse().unwrap())
+    }
+
+    #[test]
+    fn the_socket_nearest_to_the_packet_takes_it() {
+        let connected = |peer: &str| SocketState::Connected { peer: end(peer) };
+        let sockets = Sockets::new(vec![
+            socket("[::]:80", SocketState::Listening, 1),
+            socket("0.0.0.0:80", SocketState::Listening, 2),
+            socket("10.0.0.1:80", SocketState::Listening, 3),
+            socket("10.0.0.1:80", connected("10.0.0.9:4000"), 4),
+            socket("[::ffff:10.0.0.1]:80", connected("[::ffff:10.0.0.9]:4001"), 5),
+            socket("[::]:443", SocketState::Listening, 6),
+            socket("127.0.0.1:22", SocketState::Listening, 7),
+        ]);
+        let taker = |local: &str, peer: &str| {
+            sockets.entry(Protocol::TCP, end(local), end(peer)).map(|socket| socket.inode)
+        };
+        assert_eq!(taker("10.0.0.1:80", "10.0.0.9:4000"), Some(4));
+        assert_eq!(taker("10.0.0.1:80", "10.0.0.9:4001"), Some(5));
+        assert_eq!(taker("10.0.0.1:80", "10.0.0.9:4002"), Some(3));
+        assert_eq!(taker("10.0.0.2:80", "10.0.0.9:4002"), Some(2));
+        assert_eq!(taker("[fd00::1]:80", "[fd00::9]:4002"), Some(1));
+        assert_eq!(taker("10.0.0.1:443", "10.0.0.9:4002"), Some(6));
+        assert_eq!(taker("10.0.0.1:22", "10.0.0.9:4002"), None);
+        assert_eq!(sockets.entry(Protocol::UDP, end("10.0.0.1:80"), end("10.0.0.9:1")), None);
+    }
+
+    #[test]
+    fn the_kernels_tables_are_read_and_a_missing_one_is_an_error() {
+        let proc = tempfile::tempdir().unwrap();
+        let mut owners = Owners::new(proc.path());
+        assert!(Sockets::read(proc.path(), &mut owners).is_err());
+        let net = proc.path().join("thread-self/net");
+        fs::create_dir_all(&net).unwrap();
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let tail = "00000000:00000000 00:00000000 00000000     0        0";
+        fs::write(
+            net.join("tcp"),
+            format!("{head}   0: 0100007F:1F90 00000000:0000 0A {tail} 77 1 0 100 0\n"),
+        )
+        .unwrap();
+        fs::write(net.join("udp"), format!("{head}   0: 00000000:0035 00000000:0000 07 {tail} 78 2 0 0\n"))
+            .unwrap();
+        let any = "00000000000000000000000000000000";
+        fs::write(net.join("tcp6"), format!("{head}   0: {any}:0050 {any}:0000 0A {tail} 79 1 0 100 0\n"))
+            .unwrap();
+        let sockets = Sockets::read(proc.path(), &mut owners).unwrap();
+        let found: Vec<_> = sockets.iter().map(|socket| (socket.local.to_string(), socket.inode)).collect();
+        assert_eq!(found, [("127.0.0.1:8080".into(), 77), ("0.0.0.0:53".into(), 78), ("[::]:80".into(), 79)]);
+        assert!(
+            sockets.iter().all(|socket| socket.state == SocketState::Listening && socket.owner.is_none())
+        );
+        fs::write(net.join("tcp"), "header\nnonsense\n").unwrap();
+        assert!(format!("{:#}", Sockets::read(proc.path(), &mut owners).unwrap_err()).contains("net/tcp"));
+    }
 }

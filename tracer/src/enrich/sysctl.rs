@@ -121,3 +121,65 @@ fn conntrack_drops(text: &str) -> Option<u64> {
     let column = lines.next()?.split_whitespace().position(|name| name == "drop")?;
     lines.map(|line| u64::from_str_radix(line.split_whitespace().nth(column)?, 16).ok()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn effective_values_follow_the_kernels_rules() {
+        let proc = tempfile::tempdir().unwrap();
+        for (path, value) in [
+            ("ip_forward", "1"),
+            ("conf/all/rp_filter", "1"),
+            ("conf/all/route_localnet", "0"),
+            ("conf/default/rp_filter", "0"),
+            ("conf/eth0/rp_filter", "2"),
+            ("conf/eth0/route_localnet", "1"),
+            ("conf/eth0/forwarding", "0"),
+            ("conf/eth1/rp_filter", "0"),
+            ("conf/eth1/route_localnet", "0"),
+        ] {
+            write(proc.path(), &format!("sys/net/ipv4/{path}"), &format!("{value}\n"));
+        }
+        let settings = Settings::read(proc.path()).unwrap();
+        assert_eq!((settings.rp_filter("eth0"), settings.rp_filter("eth1")), (Some(2), Some(1)));
+        assert_eq!(
+            (settings.route_localnet("eth0"), settings.route_localnet("eth1")),
+            (Some(true), Some(false))
+        );
+        assert_eq!(
+            (settings.forwarding("eth0", false), settings.forwarding("eth1", false)),
+            (Some(false), Some(true))
+        );
+        // What is not there is unknown.
+        assert_eq!(settings.forwarding("eth0", true), None);
+        assert_eq!(settings.rp_filter("eth2"), None);
+        assert_eq!((settings.bridge_calls_iptables, settings.conntrack), (None, None));
+        assert!(!settings.devices.contains_key("default") && !settings.devices.contains_key("all"));
+    }
+
+    #[test]
+    fn conntrack_use_sums_the_drops_of_all_cpus() {
+        let proc = tempfile::tempdir().unwrap();
+        fs::create_dir_all(proc.path().join("sys/net/ipv4/conf")).unwrap();
+        write(proc.path(), "sys/net/netfilter/nf_conntrack_count", "9\n");
+        write(proc.path(), "sys/net/netfilter/nf_conntrack_max", "10\n");
+        let stat = "entries found insert drop early_drop\n00000009 0 0 0000000a 0\n00000009 0 0 00000001 0\n";
+        write(proc.path(), "thread-self/net/stat/nf_conntrack", stat);
+        let settings = Settings::read(proc.path()).unwrap();
+        assert_eq!(settings.conntrack, Some(ConntrackUse { count: 9, max: 10, dropped: Some(11) }));
+    }
+
+    #[test]
+    fn no_proc_at_all_is_an_error_and_not_an_empty_answer() {
+        let proc = tempfile::tempdir().unwrap();
+        assert!(Settings::read(proc.path()).unwrap_err().to_string().contains("conf"));
+    }
+}

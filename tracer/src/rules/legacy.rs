@@ -356,7 +356,8 @@ fn rule(
         Target::Error(_) => return Err(block.impossible(entry.offset, "an ERROR target inside a chain")),
     };
     let counter = Some(RuleCounter { index: entry.counter, proves_match: true });
-    Ok(Rule { position, handle: None, counter, effect })
+    // Its counter says whether it matched.
+    Ok(Rule { position, handle: None, counter, unconditional: false, effect })
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ mod tests {
     };
 
     fn rule(position: u32, effect: Effect) -> Rule {
-        Rule { position, handle: None, counter: None, effect }
+        Rule { position, handle: None, counter: None, unconditional: false, effect }
     }
 
     fn table(backend: Backend, effects: Vec<Effect>) -> TableIndex {

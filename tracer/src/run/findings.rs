@@ -14,7 +14,7 @@ use crate::{
     attach::Kernel,
     diagnose::{Case, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
-    model::{Direction, Journey, Tuple},
+    model::{Direction, Journey, LocalSocket, Tuple},
     rules::{late::LateTexts, text::Tool},
 };
 
@@ -52,19 +52,36 @@ impl Findings {
         }
     }
 
-    /// Finds who received a delivered packet.
-    pub(super) fn find_socket(&mut self, scoped: &Scoped, journey: &mut Journey, netns: u32, tuple: Tuple) {
+    /// Finds who received a delivered packet; `port` is the receiving socket's where the kernel told it.
+    pub(super) fn find_socket(
+        &mut self,
+        scoped: &Scoped,
+        journey: &mut Journey,
+        netns: u32,
+        tuple: Tuple,
+        port: Option<u16>,
+    ) {
         let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else { return };
         let local = Endpoint { address: tuple.destination, port: destination_port };
         let peer = Endpoint { address: tuple.source, port: source_port };
+        let protocol = journey.packet.protocol;
         for age in [KEEP_FINE, KEEP_MISSED] {
             let Some(around) = self.surroundings(scoped, netns, age) else { return };
-            let found = around.sockets.known().and_then(|s| s.find(journey.packet.protocol, local, peer));
-            if found.as_ref().is_some_and(|socket| socket.pid.is_some()) {
-                journey.outcome.socket = found;
+            let Some(sockets) = around.sockets.known() else { return };
+            let found = sockets.find(protocol, local, peer);
+            let owned = |socket: &LocalSocket| socket.pid.is_some();
+            // A connection that is not accepted yet has no owner, and one that is over has none any more: the
+            // listener's process is who takes it.
+            let listener = || sockets.find_listener(protocol, Endpoint { port: port.unwrap_or(local.port), ..local });
+            let best = match found {
+                Some(socket) if owned(&socket) => Some(socket),
+                Some(socket) => Some(listener().filter(owned).unwrap_or(socket)),
+                None => listener(),
+            };
+            journey.outcome.socket = best.or(journey.outcome.socket.take());
+            if journey.outcome.socket.as_ref().is_some_and(owned) {
                 return;
             }
-            journey.outcome.socket = found.or(journey.outcome.socket.take());
         }
     }
 

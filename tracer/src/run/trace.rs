@@ -254,13 +254,13 @@ impl<'c> Trace<'c> {
         }
         self.settle_texts()?;
         for draft in output.closed {
-            let (netns, tuple) = (draft.netns, draft.last_tuple);
+            let (netns, tuple, port) = (draft.netns, draft.last_tuple, draft.socket_port);
             let mut journey = self.attributor.journey(draft);
             if !shown::is_wanted(self.config, &journey) {
                 continue;
             }
             if journey.outcome.result == OutcomeKind::Delivered {
-                self.findings.find_socket(&self.scoped, &mut journey, netns, tuple);
+                self.findings.find_socket(&self.scoped, &mut journey, netns, tuple, port);
             }
             for ready in self.findings.add(&self.scoped, &self.kernel, journey) {
                 self.print(ready)?;

@@ -2,10 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{
-    enrich::{SocketEntry, Sockets},
-    model::Protocol,
-};
+use crate::{enrich::SocketEntry, model::Protocol};
 
 use super::{Answer, Case, Check, leg::Leg, words};
 
@@ -123,7 +120,7 @@ impl Check for Nobody {
             None => "the kernel's own word: NO_SOCKET (the socket list could not be read)".to_owned(),
         });
         let elsewhere = case.surroundings.iter().filter(|known| known.netns != leg.netns).find_map(|known| {
-            known.sockets.known().and_then(|sockets: &Sockets| sockets.listeners(protocol, port).next())
+            known.sockets.known().and_then(|sockets| sockets.listeners(protocol, port).next())
         });
         if let Some(socket) = elsewhere {
             evidence

@@ -168,10 +168,18 @@ impl TableView {
         while let Some(name) = reached.get(next).copied() {
             next += 1;
             for rule in self.chain(name).into_iter().flat_map(|chain| &chain.rules) {
-                if let Target::Jump(to) | Target::Goto(to) = &rule.facts.target
-                    && !reached.contains(&to.as_str())
-                {
-                    reached.push(to);
+                let leads_to = |chain: &&ChainView| match &rule.facts.target {
+                    Target::Jump(to) | Target::Goto(to) => *to == chain.name,
+                    // A verdict map names the chains that it jumps to.
+                    Target::Unknown => ["jump", "goto"]
+                        .iter()
+                        .any(|verb| rule.text.contains(&format!("{verb} {}", chain.name))),
+                    _ => false,
+                };
+                for chain in self.chains.iter().filter(leads_to) {
+                    if !reached.contains(&chain.name.as_str()) {
+                        reached.push(&chain.name);
+                    }
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Reads the format of `nft list ruleset`: chains, their policies, and of each rule what the diagnosis asks for.
 
+use std::iter::Peekable;
+
 use crate::model::{Backend, Hook, Protocol, TableFamily, Verdict};
 
 use super::{
@@ -122,38 +124,53 @@ fn facts(line: &str) -> RuleFacts {
     let words = words(line);
     let mut facts = RuleFacts::default();
     let mut rest = words.iter().map(String::as_str).peekable();
-    let mut before = "";
     while let Some(word) = rest.next() {
-        let mut condition = || {
-            let negated = rest.next_if_eq(&"!=").is_some();
-            (negated, rest.next().unwrap_or_default())
-        };
-        match (before, word) {
-            ("", "counter") => {
+        match word {
+            "counter" => {
                 if rest.next_if_eq(&"packets").is_some() {
                     rest.by_ref().take(3).for_each(drop);
                 }
             }
-            ("", "comment") => drop(rest.next()),
+            "comment" => drop(rest.next()),
             // What a log statement's options say restricts nothing.
-            ("", "log") => {
-                while rest.next_if(|next| !is_statement(next)).is_some_and(|_| rest.next().is_some()) {}
+            "log" => while rest.next_if(|next| !is_statement(next)).is_some_and(|_| rest.next().is_some()) {},
+            "ip" | "ip6" | "tcp" | "udp" | "sctp" | "th" | "ct" | "meta" | "fib" => {
+                let field = rest.next().unwrap_or_default();
+                facts.selectors.others |= !matched(&mut facts.selectors, word, field, &mut rest);
             }
-            ("", "ip" | "ip6" | "tcp" | "udp" | "sctp" | "th" | "ct" | "meta" | "fib") => {
-                before = word;
-                continue;
+            "iifname" | "iif" | "oifname" | "oif" => {
+                facts.selectors.others |= !matched(&mut facts.selectors, "", word, &mut rest);
             }
-            (outer, word) => {
-                if let Some(target) = target(word) {
-                    facts.target = finish(target, &mut rest);
-                } else if !selector(&mut facts.selectors, outer, word, condition()) {
-                    facts.selectors.others = true;
-                }
-            }
+            _ => match target(word) {
+                Some(target) => facts.target = finish(target, &mut rest),
+                None => facts.selectors.others = true,
+            },
         }
-        before = "";
+    }
+    if words.iter().any(|word| word == "vmap") {
+        facts = RuleFacts {
+            selectors: Selectors { others: true, ..Selectors::default() },
+            target: Target::Unknown,
+        };
     }
     facts
+}
+
+/// Takes one match with its value; false when it was not understood.
+fn matched<'a>(
+    selectors: &mut Selectors,
+    outer: &str,
+    field: &str,
+    rest: &mut Peekable<impl Iterator<Item = &'a str>>,
+) -> bool {
+    let negated = rest.next_if_eq(&"!=").is_some();
+    let value = rest.next().unwrap_or_default();
+    if (outer, field, value) == ("fib", "daddr", "type") {
+        let local = rest.next_if_eq(&"local").is_some();
+        selectors.to_local = local.then_some(true);
+        return local;
+    }
+    selector(selectors, outer, field, (negated, value))
 }
 
 fn is_statement(word: &str) -> bool {
@@ -195,7 +212,7 @@ fn finish<'a>(target: Target, rest: &mut impl Iterator<Item = &'a str>) -> Targe
     }
 }
 
-/// Takes one match; false when it was not understood.
+/// False for a match that was not understood.
 fn selector(selectors: &mut Selectors, outer: &str, field: &str, (negated, value): (bool, &str)) -> bool {
     fn list<T>(negated: bool, text: &str, one: impl Fn(&str) -> Option<T>) -> Option<Condition<T>> {
         let any_of = text.split(',').map(|item| one(item.trim())).collect::<Option<Vec<T>>>()?;

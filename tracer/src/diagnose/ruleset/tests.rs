@@ -160,4 +160,35 @@ fn a_chain_nobody_jumps_to_is_not_reached() {
     let filter = &view.tables[1];
     assert!(filter.is_reached("DOCKER"));
     assert!(!filter.is_reached("ODD"));
+    let mut view = RulesetView::new(1);
+    let text = "table inet t {\nchain f {\ntype filter hook forward priority 0; policy drop;\n\
+                iifname vmap { \"a\" : jump from_a }\n}\nchain from_a {\ngoto last\n}\nchain last {\n}\nchain odd {\n}\n}\n";
+    view.add_nft_list(text);
+    let table = &view.tables[0];
+    assert!(table.is_reached("from_a") && table.is_reached("last") && !table.is_reached("odd"));
+}
+
+#[test]
+fn an_nft_rule_that_is_not_understood_in_part_keeps_its_verdict() {
+    let mut view = RulesetView::new(1);
+    view.add_nft_list(
+        "table ip t {\nchain c {\nct status dnat accept\nmeta l4proto { tcp, udp } limit rate 5/second drop\n\
+         icmp type echo-request accept\nfib daddr type local reject with icmpx admin-prohibited\n\
+         ct state vmap { established : accept, invalid : drop }\niifname \"lo\" meta mark set 0x00000001\n}\n}\n",
+    );
+    let facts: Vec<_> = view
+        .rules()
+        .map(|placed| (placed.rule.facts.target.clone(), placed.rule.facts.selectors.others))
+        .collect();
+    assert_eq!(
+        facts,
+        [
+            (Target::Accept, true),
+            (Target::Drop, true),
+            (Target::Accept, true),
+            (Target::Reject, false),
+            (Target::Unknown, true),
+            (Target::Continue, true),
+        ]
+    );
 }

@@ -270,9 +270,9 @@ impl Lab {
     fn surroundings(&self) -> Surroundings {
         Surroundings {
             netns: NETNS,
-            sockets: at(Sockets::new(self.sockets.clone())),
-            settings: at(self.settings.clone()),
-            network: at(self.network.clone()),
+            sockets: at(Arc::new(Sockets::new(self.sockets.clone()))),
+            settings: at(Arc::new(self.settings.clone())),
+            network: at(Arc::new(self.network.clone())),
             containers: at(Arc::new(self.containers.clone())),
         }
     }

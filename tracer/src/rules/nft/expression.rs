@@ -84,6 +84,8 @@ pub(super) struct RuleFacts {
     /// Per-CPU address of the packet counter, and whether nothing that can fail stands behind it.
     pub(super) counter: Option<(u64, bool)>,
     pub(super) effect: RuleEffect,
+    /// No expression can fail.
+    pub(super) unconditional: bool,
     /// Types of its expressions, in order.
     pub(super) expressions: Vec<Rc<str>>,
 }
@@ -141,6 +143,7 @@ impl<'a> Expressions<'a> {
             handle,
             counter: None,
             effect: RuleEffect::Known(Effect::Continue { target: None }),
+            unconditional: true,
             expressions: Vec::new(),
         };
         let mut decided = false;
@@ -151,7 +154,9 @@ impl<'a> Expressions<'a> {
                 return Err(block.impossible(offset, format!("an expression of {} bytes", ops.length)));
             }
             facts.expressions.push(ops.type_name.clone());
-            match self.part(block, offset + self.layout.data, &ops)? {
+            let part = self.part(block, offset + self.layout.data, &ops)?;
+            facts.unconditional &= !matches!(part, Part::MayFail | Part::Mystery(_));
+            match part {
                 Part::Counter(address) => facts.counter = Some((address, true)),
                 Part::Effect(effect) if !decided => (facts.effect, decided) = (effect, true),
                 Part::Mystery(name) => {

@@ -272,7 +272,7 @@ fn rule(
         counters.push(CounterAddress::PerCpu(address));
         RuleCounter { index: counters.len() - 1, proves_match }
     });
-    Ok(Rule { position, handle: Some(facts.handle), counter, effect })
+    Ok(Rule { position, handle: Some(facts.handle), counter, unconditional: facts.unconditional, effect })
 }
 
 /// nft's words for a verdict, as iptables' users know them.

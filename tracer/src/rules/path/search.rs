@@ -9,8 +9,8 @@ use crate::{
     rules::index::{BaseChain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
 };
 
-/// Rules looked at before the search gives up: under a millisecond, and enough for 20 walks through 5,000 rules.
-const MAX_VISITS: usize = 100_000;
+/// Rules looked at before the search gives up: enough for six walks through 5,000 rules.
+const MAX_VISITS: usize = 30_000;
 /// Different walks after which the search gives up.
 const MAX_WALKS: usize = 32;
 
@@ -234,6 +234,9 @@ impl<'a> Search<'a> {
 
     /// A rule without a counter: whether it matched shows only by what follows.
     fn unseen(&mut self, mut state: State, step: Step, rule: &Rule) -> Next {
+        if rule.unconditional {
+            return self.matched(state, step, rule);
+        }
         if matches!(rule.effect, Effect::Continue { .. }) {
             state.traceless.get_or_insert(step);
             return Next::Walk(state);

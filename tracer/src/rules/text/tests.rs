@@ -22,6 +22,7 @@ fn table(backend: Backend, name: &str, chains: Vec<(&str, Vec<Effect>)>) -> Tabl
             position: position as u32 + 1,
             handle: (backend != Backend::IptablesLegacy).then_some(handle),
             counter: Some(RuleCounter { index: 0, proves_match: true }),
+            unconditional: false,
             effect,
         }
     };

@@ -10,7 +10,8 @@ use crate::{
 
 /// One chain a line: `NAME [policy]: effect, effect`. Base chains have a policy and are named after their hook; `!`
 /// before the colon leaves out the counter of the chain's end. An effect ending in `?` belongs to a rule without a
-/// counter, one ending in `~` to a rule whose counter does not prove the match.
+/// counter, one ending in `~` to a rule whose counter does not prove the match, one ending in `!` to a rule without a
+/// counter that always matches.
 pub(super) fn table(text: &str) -> TableIndex {
     let lines: Vec<(&str, &str)> = text.lines().map(|l| l.split_once(':').unwrap()).collect();
     let heads: Vec<&str> = lines.iter().map(|(head, _)| *head).collect();
@@ -43,9 +44,10 @@ fn chain(head: &str, rules: &str, known: &[&str], counters: &mut usize) -> Chain
 
 fn rule(number: usize, word: &str, known: &[&str], counters: &mut usize) -> Rule {
     let proves_match = !word.ends_with('~');
-    let counter = (!word.ends_with('?')).then(|| RuleCounter { index: next(counters), proves_match });
-    let effect = effect(word.trim_end_matches(['?', '~']), known);
-    Rule { position: number as u32 + 1, handle: None, counter, effect }
+    let unconditional = word.ends_with('!');
+    let counter = (!word.ends_with(['?', '!'])).then(|| RuleCounter { index: next(counters), proves_match });
+    let effect = effect(word.trim_end_matches(['?', '~', '!']), known);
+    Rule { position: number as u32 + 1, handle: None, counter, unconditional, effect }
 }
 
 fn next(counters: &mut usize) -> usize {

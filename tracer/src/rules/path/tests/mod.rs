@@ -142,6 +142,16 @@ fn a_traceless_rule_that_goes_on_costs_exactness_but_not_the_verdict() {
 }
 
 #[test]
+fn rules_that_always_match_need_no_counter() {
+    let t = table("input drop!: log!, jump web!\nweb!: accept, drop!");
+    let dropped = solve_first(&t, "", Fate::Dropped);
+    assert_eq!(names(&t, &dropped.steps), "input#1 input#2 web#2");
+    assert_eq!(dropped.decided_by(), Some(DecidedBy::Rule));
+    assert!(dropped.is_exact());
+    assert_eq!(names(&t, &solve_first(&t, "web#1", Fate::Passed).steps), "input#1 input#2 web#1");
+}
+
+#[test]
 fn a_counter_in_front_of_a_condition_proves_nothing() {
     let t = table("input accept!: accept~, log");
     assert_eq!(solve_first(&t, "input#1", Fate::Passed).inexact, Some(Inexact::SeveralWalks));

@@ -74,7 +74,7 @@ fn random_rule(dice: &mut Dice, style: Style, later: std::ops::Range<usize>) -> 
         _ => "log".into(),
     };
     if !style.counted {
-        rule += dice.pick(&["", "", "?", "~"]);
+        rule += dice.pick(if rule == "vmap" { &["", "?", "~"] } else { &["", "", "?", "~", "!"] });
     }
     rule
 }
@@ -82,6 +82,9 @@ fn random_rule(dice: &mut Dice, style: Style, later: std::ops::Range<usize>) -> 
 fn random_sight(dice: &mut Dice, index: &TableIndex, step: Step) -> Sight {
     let rule = &index.chains[step.chain.0].rules[step.rule];
     let late = rule.counter.is_some_and(|c| !c.proves_match);
+    if rule.unconditional {
+        return Sight::Matches;
+    }
     match dice.below(5) {
         0..2 => Sight::Fails,
         2 if late => Sight::FailsLate,
@@ -165,7 +168,7 @@ fn exact_walks_are_the_real_ones_when_much_is_not_counted() {
 #[test]
 fn exact_walks_are_the_real_ones_among_others() {
     let mut exact = 0;
-    for seed in 0..10_000 {
+    for seed in 0..2_000 {
         let dice = &mut Dice(seed);
         let style = if dice.one_in(2) { LEGACY } else { NFT };
         let index = random_table(dice, style);
@@ -183,7 +186,7 @@ fn exact_walks_are_the_real_ones_among_others() {
         }
         assert!(part_of(&walk.steps, &taken.steps), "seed {seed}: shown as certain, but did not match");
     }
-    assert!(exact >= 3_000, "only {exact} of 10000 exact");
+    assert!(exact >= 600, "only {exact} of 2000 exact");
 }
 
 /// A hit too many, one too few, one that counts wrong.
