@@ -9,6 +9,7 @@ mod readings;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result};
@@ -36,7 +37,7 @@ pub struct Kernel {
     programs: Programs,
     peek: Peek,
     types: KernelTypes,
-    symbols: std::sync::Arc<Symbols>,
+    symbols: Arc<Symbols>,
     /// Hooked functions that have no name even in the newest symbols.
     nameless: BTreeSet<u64>,
     possible_cpus: u32,
@@ -47,14 +48,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Creates maps and programs; nothing is attached yet.
+    /// Creates maps and programs; nothing is attached yet. `symbols` is asked for last, since reading them takes as
+    /// long as all the rest.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// What the kernel refused, or the error of `symbols`.
     pub fn load(
         settings: &Settings,
         types: KernelTypes,
-        symbols: std::sync::Arc<Symbols>,
+        symbols: impl FnOnce() -> Result<Symbols>,
         verbose: bool,
     ) -> Result<Self> {
         let mut ebpf = object::create(settings)?;
@@ -67,7 +69,7 @@ impl Kernel {
             programs,
             peek,
             types,
-            symbols,
+            symbols: symbols()?.into(),
             nameless: BTreeSet::new(),
             possible_cpus: offsets.possible(),
             readings,
@@ -76,6 +78,12 @@ impl Kernel {
             attached: Vec::new(),
             missing: Vec::new(),
         })
+    }
+
+    /// The kernel's symbols.
+    #[must_use]
+    pub fn symbols(&self) -> Arc<Symbols> {
+        self.symbols.clone()
     }
 
     /// The ring buffer of records, to be read by whoever asks first.
