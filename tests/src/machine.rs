@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::fd::{FromRawFd, OwnedFd},
     path::Path,
     process::Command,
 };
@@ -101,9 +100,9 @@ fn read_all(folder: &str, names: &[&str]) -> String {
     })
 }
 
-/// A kind of BPF object, with its name in `/proc/PID/fdinfo` and its command of the bpf system call
+/// A kind of BPF object, with its name in `/proc/PID/fdinfo` and its `BPF_*_GET_NEXT_ID` command
 /// (`enum bpf_cmd`, include/uapi/linux/bpf.h).
-const KINDS: [(&str, libc::c_int); 3] = [("prog_id", 13), ("map_id", 14), ("link_id", 30)];
+const KINDS: [(&str, libc::c_int); 3] = [("prog_id", 11), ("map_id", 12), ("link_id", 31)];
 
 /// BPF objects of the kernel: kind and id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,16 +147,16 @@ impl BpfObjects {
     }
 }
 
+/// Asks for the next id after the one before. Opening the object by its id would hold it, and while a prog array
+/// is being cleared that can leak it for good.
 fn exists(kind: &str, id: u32) -> bool {
     let Some((_, command)) = KINDS.iter().find(|(known, _)| *known == kind) else { return false };
     let mut attributes = [0_u32; 32];
-    attributes[0] = id;
-    // SAFETY: BPF_*_GET_FD_BY_ID reads `union bpf_attr`, of which `attributes` is a zeroed prefix of this size.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, *command, attributes.as_ptr(), size_of_val(&attributes)) };
-    let Ok(fd @ 0..) = i32::try_from(fd) else { return false };
-    // SAFETY: the system call gave us this descriptor, and nobody else knows it.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    true
+    attributes[0] = id - 1;
+    // SAFETY: the command reads and writes `union bpf_attr`, of which `attributes` is a zeroed prefix of this size.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, *command, attributes.as_mut_ptr(), size_of_val(&attributes)) };
+    answer == 0 && attributes[1] == id
 }
 
 /// Lines of the kernel log that a trace could have caused: warnings, and TRACE lines of iptables.

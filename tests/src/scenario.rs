@@ -5,7 +5,7 @@
 //! `icmp` (`-p` of the family's ICMP), `icmp_name` (as JSON names it), `ipt` (`ip` or `ip6`, as tables are called),
 //! `inet` (the family as ipset calls it), `nft_addr` (the type as nft calls it), `service` (an address outside
 //! the lab), `host_unreachable` (as `--reject-with` spells it),
-//! `family`, `backend`, `other_backend` (the backends as JSON names them).
+//! `security_priority`, `family`, `backend`, `other_backend` (the backends as JSON names them).
 
 mod case;
 mod file;

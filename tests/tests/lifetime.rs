@@ -167,7 +167,8 @@ fn sigkill_leaves_nothing() -> Result<()> {
     assert_eq!(held.still_there(), held);
     trace.signal(Signal::SIGKILL)?;
     trace.wait()?;
-    wait::until("the kernel to free what the trace held", || held.still_there().is_empty())?;
+    wait::until("the kernel to free what the trace held", || held.still_there().is_empty())
+        .with_context(|| format!("of {held:?} there are still {:?}", held.still_there()))?;
     assert_eq!(before.differences(&Fingerprint::of(host)?), Vec::<String>::new());
     Ok(())
 }

@@ -102,7 +102,6 @@ fn all_namespaces_of_the_machine() -> Result<()> {
 fn across(client: &Netns, host: &Netns, server: &Netns) -> Result<Value> {
     let (client, host, server) = (client.inode()?, host.inode()?, server.inode()?);
     Ok(json!({
-        "direction": "original",
         "packet": {"tcp_flags": "S"},
         "stages": [
             {"kind": "device", "netns": client, "device": "eth0", "direction": "out"},

@@ -120,6 +120,8 @@ fn known_names(topology: Topology, family: Family, backend: Backend) -> BTreeMap
         ("nft_addr".to_owned(), pick("ipv4_addr", "ipv6_addr")),
         ("family".to_owned(), family.name().to_owned()),
         ("backend".to_owned(), backend.name().to_owned()),
+        // iptables-nft hangs its security table elsewhere than the kernel does its own.
+        ("security_priority".to_owned(), if backend == Backend::Legacy { "50" } else { "150" }.to_owned()),
         ("other_backend".to_owned(), backend.other().name().to_owned()),
     ]);
     for (name, address) in topology.addresses(family) {
