@@ -1,1 +1,13 @@
-//! Labs.
+//! Laboratories for pathtrace: network namespaces with real devices, rules and traffic, the real binary beside
+//! them, and readable assertions on what it says. Everything here needs root; nothing here outlives its test.
+
+pub mod expect;
+pub mod machine;
+pub mod netns;
+pub mod pathtrace;
+pub mod ruleset;
+pub mod scenario;
+pub mod show;
+pub mod topology;
+pub mod traffic;
+pub mod wait;

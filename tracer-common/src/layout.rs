@@ -88,6 +88,7 @@ kernel_layout! {
     tuple_protonum: "nf_conntrack_tuple"."dst.protonum",
     dst_dev: "dst_entry"."dev",
     dst_error: "dst_entry"."error",
+    dst_flags: "dst_entry"."flags",
     rtable_type: "rtable"."rt_type",
     rtable_gw_family: "rtable"."rt_gw_family",
     rtable_gw4: "rtable"."rt_gw4",

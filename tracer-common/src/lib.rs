@@ -5,6 +5,7 @@
 pub mod counters;
 pub mod filter;
 pub mod layout;
+pub mod peek;
 pub mod records;
 pub mod settings;
 pub mod tuple;

@@ -76,6 +76,9 @@ pub const SIGHT_BY_FLOW: u32 = 8;
 /// [`Sight::flags`]: an ICMP error whose quoted packet matched.
 pub const SIGHT_BY_QUOTE: u32 = 16;
 
+/// [`Sight::flags`]: something could not be read; fields that are 0 are unknown.
+pub const SIGHT_UNREADABLE: u32 = 32;
+
 /// [`Sight::conntrack_info`] when the packet has no conntrack entry.
 pub const CONNTRACK_NONE: u8 = 0xff;
 
@@ -134,7 +137,8 @@ pub struct Sight {
     pub conntrack_status: u32,
     pub conntrack_mark: u32,
     pub conntrack_zone: u16,
-    pub reserved: u16,
+    /// Local port of the socket that is attached to the packet (early demultiplexing, TPROXY), 0 for none.
+    pub socket_port: u16,
     pub gateway: [u32; 4],
     pub route_ifindex: u32,
     /// `dst_entry.error`, 0 or a negative errno.

@@ -22,6 +22,30 @@ pub struct Settings {
     pub verbose: u32,
 }
 
+impl Settings {
+    /// What the programs are built with; user space replaces it before loading.
+    // SAFETY: integers only, and 0 is a valid value of each.
+    pub const ZERO: Self = unsafe { core::mem::zeroed() };
+}
+
+/// What a netfilter probe does with a packet that is not followed yet; a bit each.
+pub mod role {
+    /// Nothing.
+    pub const FOLLOW: u32 = 0;
+    /// Reads its headers and asks the filter (the first probe of the OUTPUT hook).
+    pub const GATE: u32 = 1;
+    /// Asks conntrack whether its connection matches (the first probe behind conntrack).
+    pub const LATE: u32 = 2;
+}
+
+/// Immediates in the netfilter program that the loader replaces, so that one program text serves every place.
+pub mod patch {
+    /// Becomes the priority at which the probe stands.
+    pub const PRIORITY: u32 = 0x7041_7468;
+    /// Becomes [`super::role`] bits.
+    pub const ROLE: u32 = 0x7041_7469;
+}
+
 /// Tables that one gap between two probes can hold (two backends at the same priority, neighbours without room).
 pub const MAX_TABLES: usize = 4;
 
@@ -62,7 +86,8 @@ pub struct Table {
 pub struct Gap {
     pub tables: [Table; MAX_TABLES],
     pub count: u32,
-    pub reserved: u32,
+    /// Changes whenever user space writes the gap anew: a reading that began before is worthless.
+    pub generation: u32,
 }
 
 const _: () = assert!(size_of::<Gap>() == 32 * MAX_TABLES + 8);

@@ -1,6 +1,21 @@
-//! The kernel side of pathtrace.
+//! The kernel side of pathtrace: programs that recognise the packets asked for, follow them by `sk_buff` and
+//! hand what they see to user space. They judge nothing and change nothing.
+//!
+//! Rooms: `maps` (every map), `read` (the only home of kernel reads), `headers`, `wanted` (the filter and the
+//! connections that matched), `follow` (which packets are in hand), `emit`, `conntrack`, `counters` (rule readings), `probes`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+
+mod conntrack;
+mod counters;
+mod emit;
+mod follow;
+mod headers;
+mod maps;
+mod probes;
+mod read;
+mod wanted;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {

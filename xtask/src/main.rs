@@ -1,1 +1,66 @@
-fn main() {}
+//! `cargo xtask VERB`: everything one does with this workspace.
+
+#![expect(clippy::print_stdout, reason = "results of a command go to stdout")]
+
+mod build;
+mod check;
+mod demo;
+mod scenario;
+mod setup;
+mod shell;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Everything one does with this workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Install what is missing: Debian packages, rust-src, bpf-linker (needs root for packages)
+    Setup,
+    /// Build the kernel side alone
+    BuildEbpf,
+    /// Build the pathtrace command, kernel side included
+    Build {
+        /// Optimized: target/release/pathtrace
+        #[arg(long)]
+        release: bool,
+    },
+    /// Check formatting and lints, user side and kernel side
+    Check,
+    /// Set up, build, and run every test (needs root); what stands behind `--` goes to `cargo test`
+    Test {
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Show three packets in a lab that looks like a Docker host (needs root)
+    Demo,
+    /// Build a scenario's lab, send its traffic, show what pathtrace says (needs root)
+    Scenario {
+        /// Its name, or a case's: publish-ok, publish-ok/legacy/ipv6
+        #[arg(required_unless_present = "list")]
+        name: Option<String>,
+        /// List them
+        #[arg(long)]
+        list: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().verb {
+        Verb::Setup => setup::setup(),
+        Verb::BuildEbpf => build::kernel_side(),
+        Verb::Build { release } => build::command(release),
+        Verb::Check => check::check(),
+        Verb::Test { arguments } => test::test(&arguments),
+        Verb::Demo => demo::demo(),
+        Verb::Scenario { name: Some(name), list: false } => scenario::show(&name),
+        Verb::Scenario { .. } => scenario::list(),
+    }
+}

@@ -1,1 +1,9 @@
 //! The programs, by what they look at.
+
+mod device;
+mod forget;
+mod free;
+mod netfilter;
+mod peek;
+mod route;
+mod socket;

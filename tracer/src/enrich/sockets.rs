@@ -143,21 +143,33 @@ impl Sockets {
                 && matches!(socket.state, SocketState::Connected { peer: held } if same(held, peer))
                 && (same(socket.local, local) || socket.admits(local.address))
         });
-        connected.or_else(|| {
-            self.listeners(protocol, local.port)
-                .filter(|socket| socket.admits(local.address))
-                .max_by_key(|socket| socket.closeness(local.address))
-        })
+        connected.or_else(|| self.listener(protocol, local))
     }
 
     /// [`Self::entry`] in the form that journeys show.
     #[must_use]
     pub fn find(&self, protocol: Protocol, local: Endpoint, peer: Endpoint) -> Option<LocalSocket> {
-        self.entry(protocol, local, peer).map(|socket| LocalSocket {
-            local: socket.local.to_string(),
-            process: socket.owner.as_ref().map(|owner| owner.comm.clone()),
-            pid: socket.owner.as_ref().map(|owner| owner.pid),
-        })
+        self.entry(protocol, local, peer).map(shown)
+    }
+
+    /// The nearest listener for a local end.
+    #[must_use]
+    pub fn find_listener(&self, protocol: Protocol, local: Endpoint) -> Option<LocalSocket> {
+        self.listener(protocol, local).map(shown)
+    }
+
+    fn listener(&self, protocol: Protocol, local: Endpoint) -> Option<&SocketEntry> {
+        self.listeners(protocol, local.port)
+            .filter(|socket| socket.admits(local.address))
+            .max_by_key(|socket| socket.closeness(local.address))
+    }
+}
+
+fn shown(socket: &SocketEntry) -> LocalSocket {
+    LocalSocket {
+        local: socket.local.to_string(),
+        process: socket.owner.as_ref().map(|owner| owner.comm.clone()),
+        pid: socket.owner.as_ref().map(|owner| owner.pid),
     }
 }
 

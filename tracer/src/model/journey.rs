@@ -67,6 +67,18 @@ pub enum OutcomeKind {
 }
 
 impl OutcomeKind {
+    /// The word in the JSON contract.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Forwarded => "forwarded",
+            Self::Dropped => "dropped",
+            Self::Rejected => "rejected",
+            Self::Incomplete => "incomplete",
+        }
+    }
+
     /// Whether `--drops` shows it.
     #[must_use]
     pub fn is_bad(self) -> bool {
@@ -75,7 +87,7 @@ impl OutcomeKind {
 }
 
 /// How the journey ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Outcome {
     pub result: OutcomeKind,
     /// Index into `stages` of the place where it ended, for a drop inside a stage.
@@ -93,7 +105,7 @@ pub struct Outcome {
 }
 
 /// A local socket and its owner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct LocalSocket {
     /// `address:port`
     pub local: String,

@@ -57,6 +57,7 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// The word in the JSON contract.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -80,6 +81,7 @@ pub enum TableFamily {
 }
 
 impl TableFamily {
+    /// The word in nft's syntax and in the JSON contract.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -148,7 +150,7 @@ pub struct MatchedRule {
 }
 
 /// One base chain's judgement of the packet at one hook.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct NetfilterStage {
     pub hook: Hook,
     pub family: TableFamily,

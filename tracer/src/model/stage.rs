@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::NetfilterStage;
 
 /// One place on the packet's way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Stage {
     #[serde(flatten)]
     pub kind: StageKind,
@@ -17,7 +17,7 @@ pub struct Stage {
     pub netns: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum StageKind {
     Device(DeviceStage),
@@ -33,7 +33,7 @@ pub enum DeviceDirection {
 }
 
 /// A packet entered from, or was handed to, a device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct DeviceStage {
     pub device: String,
     pub ifindex: u32,
@@ -44,7 +44,7 @@ pub struct DeviceStage {
 }
 
 /// A routing decision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct RouteStage {
     /// Number of the routing table that answered; `None` when a cached route was used.
     pub table: Option<u32>,

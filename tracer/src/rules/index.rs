@@ -66,6 +66,8 @@ pub struct Rule {
     /// nft only.
     pub handle: Option<u64>,
     pub counter: Option<RuleCounter>,
+    /// Nothing in the rule can fail: every packet that comes to it matches.
+    pub unconditional: bool,
     pub effect: Effect,
 }
 

@@ -1,0 +1,183 @@
+//! Proof that nothing was changed and nothing left behind.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::fd::{FromRawFd, OwnedFd},
+    path::Path,
+    process::Command,
+};
+
+use anyhow::Result;
+
+use crate::netns::{Netns, checked};
+
+/// What pathtrace must not change in a namespace, by name of the aspect. Counters and times are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(BTreeMap<&'static str, String>);
+
+impl Fingerprint {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// When a tool is missing or refuses.
+    pub fn of(netns: &Netns) -> Result<Self> {
+        let mut aspects = BTreeMap::from([
+            ("devices", devices(netns)?),
+            ("qdiscs", netns.exec("tc qdisc show")?),
+            ("addresses", netns.exec("ip -o address show")?),
+            ("routes", netns.exec("ip route show table all")?),
+            ("nft", netns.exec("nft -s list ruleset")?),
+            ("sysctls", netns.run(|| sysctls(Path::new("/proc/sys/net")))),
+            (
+                "legacy tables",
+                netns.run(|| read_all("/proc/thread-self/net", &["ip_tables_names", "ip6_tables_names"])),
+            ),
+            ("loggers", netns.run(|| read_all("/proc/sys/net/netfilter/nf_log", &["2", "10"]))),
+        ]);
+        for (name, program) in [
+            ("iptables-legacy", "iptables-legacy-save"),
+            ("ip6tables-legacy", "ip6tables-legacy-save"),
+            ("iptables-nft", "iptables-nft-save"),
+            ("ip6tables-nft", "ip6tables-nft-save"),
+        ] {
+            aspects.insert(name, without_counters(&netns.exec(program)?));
+        }
+        Ok(Self(aspects))
+    }
+
+    /// The aspects in which `later` differs, each with both texts.
+    #[must_use]
+    pub fn differences(&self, later: &Self) -> Vec<String> {
+        let pairs = self.0.iter().map(|(name, before)| (name, before, &later.0[name]));
+        pairs
+            .filter(|(_, before, after)| before != after)
+            .map(|(name, before, after)| format!("{name} changed from\n{before}\nto\n{after}"))
+            .collect()
+    }
+}
+
+/// `iptables-save` output without its dates and counters.
+#[must_use]
+pub fn without_counters(saved: &str) -> String {
+    saved
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| match (line.starts_with(':'), line.rsplit_once(" [")) {
+            (true, Some((chain, _))) => chain,
+            _ => line,
+        })
+        .fold(String::new(), |all, line| all + line + "\n")
+}
+
+/// Without the statistics of the links and what changes by itself.
+fn devices(netns: &Netns) -> Result<String> {
+    netns.exec("ip -o -d link show")
+}
+
+/// Settings with their values; those that count or cannot be read are left out.
+fn sysctls(folder: &Path) -> String {
+    let mut entries: Vec<_> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    entries.sort();
+    let counts = ["nf_conntrack_count", "fib_multipath_hash_seed"];
+    entries.iter().fold(String::new(), |all, path| {
+        if path.is_dir() {
+            return all + &sysctls(path);
+        }
+        match fs::read_to_string(path) {
+            Ok(value) if !counts.iter().any(|count| path.ends_with(count)) => {
+                all + &format!("{} = {}\n", path.display(), value.trim())
+            }
+            _ => all,
+        }
+    })
+}
+
+fn read_all(folder: &str, names: &[&str]) -> String {
+    names.iter().fold(String::new(), |all, name| {
+        let text = fs::read_to_string(Path::new(folder).join(name)).unwrap_or_default();
+        all + &format!("{name}: {text}\n")
+    })
+}
+
+/// A kind of BPF object, with its name in `/proc/PID/fdinfo` and its command of the bpf system call
+/// (`enum bpf_cmd`, include/uapi/linux/bpf.h).
+const KINDS: [(&str, libc::c_int); 3] = [("prog_id", 13), ("map_id", 14), ("link_id", 30)];
+
+/// BPF objects of the kernel: kind and id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BpfObjects(BTreeSet<(&'static str, u32)>);
+
+impl BpfObjects {
+    /// Those that a process holds.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let mut found = BTreeSet::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
+                if let Some((kind, _)) = KINDS.iter().find(|(kind, _)| *kind == name)
+                    && let Ok(id) = value.trim().parse()
+                {
+                    found.insert((*kind, id));
+                }
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// Those of `self` that the kernel still has.
+    #[must_use]
+    pub fn still_there(&self) -> Self {
+        Self(self.0.iter().copied().filter(|(kind, id)| exists(kind, *id)).collect())
+    }
+
+    /// How many are of this kind (`link_id`, `prog_id`, `map_id`).
+    #[must_use]
+    pub fn count(&self, kind: &str) -> usize {
+        self.0.iter().filter(|(its, _)| *its == kind).count()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn exists(kind: &str, id: u32) -> bool {
+    let Some((_, command)) = KINDS.iter().find(|(known, _)| *known == kind) else { return false };
+    let mut attributes = [0_u32; 32];
+    attributes[0] = id;
+    // SAFETY: BPF_*_GET_FD_BY_ID reads `union bpf_attr`, of which `attributes` is a zeroed prefix of this size.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, *command, attributes.as_ptr(), size_of_val(&attributes)) };
+    let Ok(fd @ 0..) = i32::try_from(fd) else { return false };
+    // SAFETY: the system call gave us this descriptor, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    true
+}
+
+/// Lines of the kernel log that a trace could have caused: warnings, and TRACE lines of iptables.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn kernel_complaints() -> Result<Vec<String>> {
+    let log = checked(&mut Command::new("dmesg"))?;
+    let signs = ["TRACE: ", "WARNING: ", "BUG: ", "Oops", "bpf", "rcu: INFO"];
+    Ok(log.lines().filter(|line| signs.iter().any(|sign| line.contains(sign))).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_counters;
+
+    #[test]
+    fn counters_and_dates_are_left_out_and_rules_are_kept() {
+        let saved = "# Generated by iptables-save\n*filter\n:INPUT ACCEPT [12:3400]\n-A INPUT -m comment --comment \"a [b\" -j DROP\nCOMMIT\n";
+        let kept = without_counters(saved);
+        assert_eq!(kept, "*filter\n:INPUT ACCEPT\n-A INPUT -m comment --comment \"a [b\" -j DROP\nCOMMIT\n");
+    }
+}

@@ -1,0 +1,198 @@
+//! Building a case's lab, sending its traffic, and comparing what pathtrace says.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    Case,
+    file::{Action, Attempt, Becomes, Docker, Listen, Send, ServerKind, Step},
+};
+use crate::{
+    expect,
+    pathtrace::Pathtrace,
+    ruleset::{self, DockerNetwork, Published},
+    topology::Lab,
+    traffic::{self, Answer, LONG, SHORT, Server},
+};
+
+/// A case's lab with its rules and servers.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    case: &'a Case,
+    lab: Lab,
+    _servers: Vec<Server>,
+}
+
+impl Case {
+    /// Builds the lab, loads the rules, starts the servers.
+    ///
+    /// # Errors
+    /// When this process is not root, or a tool refuses.
+    pub fn build(&self) -> Result<Stage<'_>> {
+        let lab = Lab::new(self.scenario.topology)?;
+        for step in &self.scenario.prepare {
+            self.take(&lab, step).with_context(|| format!("{}: prepare {}", self.name, step.space))?;
+        }
+        let servers = self.scenario.server.iter().map(|listen| start(&lab, listen)).collect::<Result<_>>()?;
+        Ok(Stage { case: self, lab, _servers: servers })
+    }
+
+    fn take(&self, lab: &Lab, step: &Step) -> Result<()> {
+        let netns = lab.netns(&step.space)?;
+        let lines =
+            |text: &str| text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+        match &step.action {
+            Action::Restore(file) => ruleset::restore(netns, self.backend, self.family, file),
+            Action::RestoreOther(file) => ruleset::restore(netns, self.backend.other(), self.family, file),
+            Action::Iptables(commands) => {
+                let commands: Vec<String> = lines(commands);
+                commands.iter().try_for_each(|line| ruleset::iptables(netns, self.backend, self.family, line))
+            }
+            Action::Nft(script) => ruleset::nft(netns, script),
+            Action::Docker(docker) => {
+                ruleset::restore(netns, self.backend, self.family, &self.docker_rules(lab, docker)?)
+            }
+            Action::Sysctl(settings) => {
+                settings.iter().try_for_each(|(name, value)| netns.set_sysctl(name, value))
+            }
+            Action::Run(commands) => {
+                let commands: Vec<String> = lines(commands);
+                commands.iter().try_for_each(|line| netns.exec(line).map(drop))
+            }
+        }
+    }
+
+    fn docker_rules(&self, lab: &Lab, docker: &Docker) -> Result<String> {
+        let published = docker
+            .publish
+            .iter()
+            .map(|p| Published { port: p.port.0, container: SocketAddr::new(p.to, p.to_port.0) })
+            .collect();
+        let mut networks = Vec::new();
+        for (bridge, address) in lab.topology().bridges() {
+            let subnet = lab.topology().subnet(address, self.family)?;
+            networks.push(DockerNetwork { bridge: (*bridge).to_owned(), subnet, published: Vec::new() });
+        }
+        networks.first_mut().context("Docker's rules need a lab with bridges")?.published = published;
+        Ok(ruleset::docker(docker.layout, &networks))
+    }
+}
+
+fn start(lab: &Lab, listen: &Listen) -> Result<Server> {
+    let netns = lab.netns(&listen.space)?;
+    let address = SocketAddr::new(listen.address, listen.port.0);
+    match listen.kind {
+        ServerKind::Tcp => Server::tcp(netns, address),
+        ServerKind::Udp => Server::udp(netns, address),
+        ServerKind::TransparentTcp => Server::transparent_tcp(netns, address),
+        ServerKind::TcpProxy => {
+            let to = listen.to.zip(listen.to_port).context("a proxy needs `to` and `to_port`")?;
+            Server::proxy(netns, address, SocketAddr::new(to.0, to.1.0))
+        }
+    }
+}
+
+impl Stage<'_> {
+    /// Sends the traffic and checks what became of it.
+    ///
+    /// # Errors
+    /// When an attempt ends otherwise than the scenario says.
+    pub fn check_traffic(&self) -> Result<()> {
+        for (number, attempt) in self.case.scenario.traffic.iter().enumerate() {
+            self.send(attempt)
+                .with_context(|| format!("{}: traffic {number}: {attempt:?}", self.case.name))?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, attempt: &Attempt) -> Result<()> {
+        let netns = self.lab.netns(&attempt.space)?;
+        let patience = if attempt.result == Some(Becomes::Silence) { SHORT } else { LONG };
+        let to =
+            || Ok::<_, anyhow::Error>(SocketAddr::new(attempt.to, attempt.port.context("no port given")?.0));
+        let answer = match attempt.send {
+            Send::Tcp => traffic::tcp(netns, to()?, patience)?.0,
+            Send::Udp => traffic::udp(netns, attempt.source_port, to()?, patience)?,
+            Send::Ping => traffic::ping(netns, attempt.to, patience)?,
+            Send::StrayAck => {
+                traffic::stray_ack(netns, attempt.source.context("no source given")?, to()?)?;
+                Answer::Silence
+            }
+            Send::Raw => {
+                traffic::raw(netns, attempt.to, attempt.protocol.context("no protocol given")?, &[0x5a; 32])?;
+                Answer::Silence
+            }
+        };
+        match (attempt.result, answer) {
+            (Some(Becomes::Answered), Answer::Answered { seen_as }) => {
+                let differs = attempt.seen_as.is_some() && attempt.seen_as != seen_as;
+                ensure!(!differs, "the server saw {seen_as:?}");
+                Ok(())
+            }
+            (Some(Becomes::Refused), Answer::Refused)
+            | (Some(Becomes::Unreachable), Answer::Unreachable)
+            | (Some(Becomes::Silence) | None, Answer::Silence) => Ok(()),
+            (_, other) => bail!("became {other:?}"),
+        }
+    }
+
+    /// Traces the traffic and compares every expected journey.
+    ///
+    /// # Errors
+    /// The first expectation that is not met, with the journeys that come close.
+    pub fn check_trace(&self) -> Result<()> {
+        let trace =
+            Pathtrace::start(Some(self.lab.netns(&self.case.scenario.trace.space)?), &self.arguments()?)?;
+        self.check_traffic()?;
+        for expected in &self.case.scenario.journey {
+            let pattern = Value::Object(expected.pattern.clone());
+            let met = trace.wait_for(&expected.about, |lines| expect::find(lines, &pattern).is_some());
+            if let Err(error) = met {
+                let lines = trace.lines();
+                bail!(
+                    "{}: {}\n{}\n({error:#})",
+                    self.case.name,
+                    expected.about,
+                    expect::explain(&lines, &pattern)
+                );
+            }
+        }
+        let report = trace.stop()?;
+        ensure!(report.status.success(), "pathtrace ended with {}: {}", report.status, report.stderr);
+        ensure!(report.summary()?["events_lost"] == 0, "events were lost: {}", report.summary()?);
+        if self.case.scenario.healthy {
+            let sick = report.journeys().into_iter().find(|journey| {
+                journey["findings"] != Value::Array(Vec::new())
+                    || !["delivered", "forwarded"].iter().any(|good| journey["outcome"]["result"] == *good)
+            });
+            ensure!(
+                sick.is_none(),
+                "a healthy scenario has:\n{}",
+                expect::pretty(sick.unwrap_or(&Value::Null))
+            );
+        }
+        Ok(())
+    }
+
+    /// The lab, for those who trace it otherwise.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The scenario's arguments for pathtrace.
+    ///
+    /// # Errors
+    /// When they name a namespace that the lab has not.
+    pub fn arguments(&self) -> Result<Vec<&str>> {
+        let words = self.case.scenario.trace.arguments.split_whitespace();
+        words
+            .map(|word| match word.strip_prefix('@') {
+                Some(role) => Ok(self.lab.netns(role)?.name()),
+                None => Ok(word),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,332 @@
+//! Real traffic: servers that answer until dropped, and clients that say what became of their attempt.
+
+use std::{
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::{fd::AsFd, unix::net::UnixStream},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::netns::Netns;
+
+/// How long an attempt that should be answered may take.
+pub const LONG: Duration = Duration::from_secs(15);
+/// How long one waits before calling an attempt unanswered that should be: under TCP's first repetition.
+pub const SHORT: Duration = Duration::from_millis(600);
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The other side answered, and this is the address that it saw us under (none for ping).
+    Answered { seen_as: Option<IpAddr> },
+    /// Reset, or port unreachable.
+    Refused,
+    /// Any other ICMP error, or no route here.
+    Unreachable,
+    /// Nothing came back.
+    Silence,
+}
+
+impl Answer {
+    fn from_error(error: &io::Error) -> Result<Self> {
+        Ok(match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset, _) => Self::Refused,
+            (ErrorKind::TimedOut | ErrorKind::WouldBlock, _) => Self::Silence,
+            (ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::PermissionDenied, _)
+            | (_, Some(libc::EPROTO | libc::EHOSTDOWN | libc::ENETDOWN | libc::EINVAL)) => Self::Unreachable,
+            _ => bail!("unexpected socket error: {error}"),
+        })
+    }
+}
+
+/// A server thread; stops and closes its socket when dropped.
+#[derive(Debug)]
+pub struct Server {
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Answers every TCP request with the address that it came from.
+    ///
+    /// # Errors
+    /// When the address cannot be bound in there.
+    pub fn tcp(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        let listener =
+            netns.run(|| TcpListener::bind(address)).with_context(|| format!("listen on tcp {address}"))?;
+        Self::accept(listener)
+    }
+
+    /// As [`Self::tcp`], for connections to addresses that are not ours (TPROXY).
+    ///
+    /// # Errors
+    /// When the address cannot be bound in there.
+    pub fn transparent_tcp(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        let open = || -> io::Result<TcpListener> {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            match address {
+                SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+                SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+            }
+            socket.bind(&address.into())?;
+            socket.listen(128)?;
+            Ok(socket.into())
+        };
+        Self::accept(netns.run(open).with_context(|| format!("listen transparently on tcp {address}"))?)
+    }
+
+    fn accept(listener: TcpListener) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Self::spawn(address, move |stop| {
+            while readable(&listener, stop) {
+                if let Ok((connection, peer)) = listener.accept() {
+                    thread::spawn(move || drop(answer_tcp(connection, peer)));
+                }
+            }
+        })
+    }
+
+    /// Answers every datagram with the address that it came from.
+    ///
+    /// # Errors
+    /// When the address cannot be bound in there.
+    pub fn udp(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        let socket = netns.run(|| UdpSocket::bind(address)).with_context(|| format!("bind udp {address}"))?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Self::spawn(address, move |stop| {
+            let mut room = [0; 2048];
+            while readable(&socket, stop) {
+                if let Ok((_, peer)) = socket.recv_from(&mut room) {
+                    drop(socket.send_to(peer.ip().to_string().as_bytes(), peer));
+                }
+            }
+        })
+    }
+
+    /// Passes every TCP connection on to `to` over a new connection, as Docker's userland proxy does.
+    ///
+    /// # Errors
+    /// When the address cannot be bound in there.
+    pub fn proxy(netns: &Netns, address: SocketAddr, to: SocketAddr) -> Result<Self> {
+        let listener =
+            netns.run(|| TcpListener::bind(address)).with_context(|| format!("listen on tcp {address}"))?;
+        listener.set_nonblocking(true)?;
+        let inside = netns.door()?;
+        Self::spawn(address, move |stop| {
+            while readable(&listener, stop) {
+                if let Ok((front, _)) = listener.accept()
+                    && let Ok(back) = inside.run(|| TcpStream::connect_timeout(&to, LONG))
+                {
+                    thread::spawn(move || drop(relay(&front, &back)));
+                }
+            }
+        })
+    }
+
+    fn spawn(address: SocketAddr, work: impl FnOnce(&UnixStream) + Send + 'static) -> Result<Self> {
+        let (stop, stopped) = UnixStream::pair()?;
+        let thread = thread::spawn(move || work(&stopped));
+        Ok(Self { stop: Some(stop), thread: Some(thread), address })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Closing our end makes the thread's end readable.
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Waits until `socket` can be read; false once the server is to stop.
+fn readable(socket: &impl AsFd, stop: &UnixStream) -> bool {
+    let mut waiting =
+        [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    let woken = poll(&mut waiting, PollTimeout::NONE);
+    woken != Err(nix::Error::EBADF) && waiting[1].revents().is_none_or(|events| events.is_empty())
+}
+
+fn answer_tcp(mut connection: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    connection.set_nonblocking(false)?;
+    connection.set_read_timeout(Some(LONG))?;
+    let mut request = String::new();
+    BufReader::new(&connection).read_line(&mut request)?;
+    let body = peer.ip().to_string();
+    write!(connection, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn relay(mut front: &TcpStream, mut back: &TcpStream) -> io::Result<()> {
+    front.set_nonblocking(false)?;
+    let mut request = String::new();
+    BufReader::new(front).read_line(&mut request)?;
+    back.write_all(request.as_bytes())?;
+    io::copy(&mut back, &mut front)?;
+    Ok(())
+}
+
+/// One TCP connection with a request and its answer; returns our own address too, when there was a connection.
+///
+/// # Errors
+/// When the attempt fails in a way that no packet explains.
+pub fn tcp(netns: &Netns, to: SocketAddr, patience: Duration) -> Result<(Answer, Option<SocketAddr>)> {
+    netns.run(|| tcp_here(to, patience))
+}
+
+fn tcp_here(to: SocketAddr, patience: Duration) -> Result<(Answer, Option<SocketAddr>)> {
+    let mut connection = match TcpStream::connect_timeout(&to, patience) {
+        Ok(connection) => connection,
+        Err(error) => return Ok((Answer::from_error(&error)?, None)),
+    };
+    let ours = connection.local_addr()?;
+    connection.set_read_timeout(Some(patience))?;
+    let mut answer = String::new();
+    let exchange =
+        connection.write_all(b"GET / HTTP/1.0\r\n").and_then(|()| connection.read_to_string(&mut answer));
+    match exchange {
+        Ok(_) => {
+            let seen_as = answer.lines().last().and_then(|line| line.parse().ok());
+            Ok((Answer::Answered { seen_as }, Some(ours)))
+        }
+        Err(error) => Ok((Answer::from_error(&error)?, Some(ours))),
+    }
+}
+
+/// `count` connections one after the other from one thread; the local address of each that was answered.
+///
+/// # Errors
+/// When one is not answered.
+pub fn tcp_burst(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<SocketAddr>> {
+    netns.run(|| {
+        (0..count)
+            .map(|number| match tcp_here(to, LONG)? {
+                (Answer::Answered { .. }, Some(ours)) => Ok(ours),
+                (other, _) => bail!("connection {number} to {to}: {other:?}"),
+            })
+            .collect()
+    })
+}
+
+/// One datagram and its answer; `source_port` 0 takes any.
+///
+/// # Errors
+/// When the attempt fails in a way that no packet explains.
+pub fn udp(netns: &Netns, source_port: u16, to: SocketAddr, patience: Duration) -> Result<Answer> {
+    let exchange = || -> io::Result<IpAddr> {
+        let from: SocketAddr =
+            if to.is_ipv4() { ([0; 4], source_port).into() } else { ([0_u16; 8], source_port).into() };
+        let socket = UdpSocket::bind(from)?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(patience))?;
+        socket.send(b"request")?;
+        let mut room = [0; 64];
+        let length = socket.recv(&mut room)?;
+        String::from_utf8_lossy(&room[..length]).parse().map_err(io::Error::other)
+    };
+    match netns.run(exchange) {
+        Ok(seen_as) => Ok(Answer::Answered { seen_as: Some(seen_as) }),
+        Err(error) => Answer::from_error(&error),
+    }
+}
+
+/// One ICMP echo.
+///
+/// # Errors
+/// When `ping` cannot be started.
+pub fn ping(netns: &Netns, to: IpAddr, patience: Duration) -> Result<Answer> {
+    let wait = patience.as_secs_f32().to_string();
+    let output = netns.command("ping")?.args(["-n", "-c", "1", "-W", &wait, &to.to_string()]).output()?;
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    Ok(if output.status.success() {
+        Answer::Answered { seen_as: None }
+    } else if ["nreachable", "rohibited", "filtered", "not permitted"].iter().any(|word| said.contains(word))
+    {
+        Answer::Unreachable
+    } else {
+        Answer::Silence
+    })
+}
+
+/// One IP packet of any protocol with this payload; nothing is awaited.
+///
+/// # Errors
+/// When the kernel refuses to send it.
+pub fn raw(netns: &Netns, to: IpAddr, protocol: u8, payload: &[u8]) -> Result<()> {
+    let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let send = || -> io::Result<()> {
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+        socket.send_to(payload, &SocketAddr::new(to, 0).into())?;
+        Ok(())
+    };
+    netns.run(send).with_context(|| format!("send a packet of protocol {protocol} to {to}"))
+}
+
+const TCP: u8 = 6;
+const ACK: u8 = 0x10;
+
+/// A TCP segment with only ACK set that belongs to no connection.
+///
+/// # Errors
+/// When the kernel refuses to send it.
+pub fn stray_ack(netns: &Netns, from: IpAddr, to: SocketAddr) -> Result<()> {
+    let mut segment = [0_u8; 20];
+    segment[..2].copy_from_slice(&40_000_u16.to_be_bytes());
+    segment[2..4].copy_from_slice(&to.port().to_be_bytes());
+    segment[4..8].copy_from_slice(&1_u32.to_be_bytes());
+    segment[8..12].copy_from_slice(&1_u32.to_be_bytes());
+    segment[12] = 5 << 4;
+    segment[13] = ACK;
+    segment[14..16].copy_from_slice(&1024_u16.to_be_bytes());
+    let checksum = tcp_checksum(from, to.ip(), &segment);
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+    raw(netns, to.ip(), TCP, &segment)
+}
+
+/// RFC 1071 over the pseudo header and the segment, whose own checksum field is 0.
+fn tcp_checksum(from: IpAddr, to: IpAddr, segment: &[u8]) -> u16 {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let length = u16::try_from(segment.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let covered = [octets(from), octets(to), vec![0, TCP], length.to_vec(), segment.to_vec()].concat();
+    let sum: u32 = covered
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::tcp_checksum;
+
+    #[test]
+    fn a_segment_with_its_checksum_filled_in_sums_to_zero() {
+        let (from, to): (IpAddr, IpAddr) = ([10, 1, 0, 2].into(), [10, 1, 0, 1].into());
+        let mut segment = [7_u8; 20];
+        segment[16..18].fill(0);
+        let checksum = tcp_checksum(from, to, &segment);
+        segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+        assert_eq!(tcp_checksum(from, to, &segment), 0);
+    }
+}

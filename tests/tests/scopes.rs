@@ -1,0 +1,116 @@
+//! Which namespaces are traced, and journeys across several.
+
+use std::{
+    net::SocketAddr,
+    process::{Child, Stdio},
+};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tests::{
+    expect,
+    netns::Netns,
+    pathtrace::Pathtrace,
+    topology::{Family, Lab, Topology},
+    traffic::{self, LONG, Server},
+};
+
+/// A process that sits in a namespace until dropped.
+struct Inmate(Child);
+
+impl Inmate {
+    fn new(netns: &Netns) -> Result<Self> {
+        Ok(Self(netns.command("cat")?.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?))
+    }
+}
+
+impl Drop for Inmate {
+    fn drop(&mut self) {
+        // Fails only when it has ended already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn echo_seen_in(netns: &Netns) -> Result<Value> {
+    Ok(json!({"packet": {"protocol": "icmp", "icmp_type": 8}, "stages": [{"netns": netns.inode()?}]}))
+}
+
+fn assert_sees(trace: &Pathtrace, pattern: &Value) -> Result<()> {
+    trace
+        .wait_for("the expected journey", |lines| expect::find(lines, pattern).is_some())
+        .map_err(|error| anyhow::anyhow!("{error:#}\n{}", expect::explain(&trace.lines(), pattern)))
+}
+
+#[test]
+fn a_namespace_by_name_by_path_and_by_process() -> Result<()> {
+    let netns = Netns::new()?;
+    let inmate = Inmate::new(&netns)?;
+    let specs =
+        [netns.name().to_owned(), netns.path().display().to_string(), format!("pid:{}", inmate.0.id())];
+    for spec in specs {
+        let trace = Pathtrace::start(None, &["--netns", &spec, "--proto", "icmp"])?;
+        traffic::ping(&netns, [127, 0, 0, 1].into(), LONG)?;
+        assert_sees(&trace, &echo_seen_in(&netns)?)?;
+        let report = trace.stop()?;
+        assert_eq!(report.of_type("start")[0]["netns"], json!([netns.inode()?]), "{spec}");
+    }
+    Ok(())
+}
+
+#[test]
+fn only_the_namespace_it_runs_in_by_default() -> Result<()> {
+    let (inside, beside) = (Netns::new()?, Netns::new()?);
+    let trace = Pathtrace::start(Some(&inside), &["--proto", "icmp"])?;
+    traffic::ping(&beside, [127, 0, 0, 1].into(), LONG)?;
+    traffic::ping(&inside, [127, 0, 0, 1].into(), LONG)?;
+    assert_sees(&trace, &echo_seen_in(&inside)?)?;
+    let report = trace.stop()?;
+    let elsewhere = json!({"stages": [{"netns": beside.inode()?}]});
+    assert!(expect::find(&report.lines, &elsewhere).is_none());
+    Ok(())
+}
+
+#[test]
+fn one_journey_across_client_host_and_server() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let (client, host, server) = (lab.netns("client")?, lab.netns("host")?, lab.netns("server")?);
+    let to = SocketAddr::new(lab.address("server", Family::Ipv4)?, 80);
+    let _server = Server::tcp(server, to)?;
+    let scope = ["--netns", client.name(), "--netns", host.name(), "--netns", server.name()];
+    let trace = Pathtrace::start(None, &[&scope[..], &["--port", "80"]].concat())?;
+    traffic::tcp(client, to, LONG)?;
+    assert_sees(&trace, &across(client, host, server)?)?;
+    assert!(trace.stop()?.status.success());
+    Ok(())
+}
+
+#[test]
+fn all_namespaces_of_the_machine() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let (client, host, server) = (lab.netns("client")?, lab.netns("host")?, lab.netns("server")?);
+    let to = SocketAddr::new(lab.address("server", Family::Ipv4)?, 47110);
+    let _server = Server::tcp(server, to)?;
+    let trace = Pathtrace::start(None, &["--all-netns", "--port", "47110"])?;
+    traffic::tcp(client, to, LONG)?;
+    assert_sees(&trace, &across(client, host, server)?)?;
+    assert!(trace.stop()?.status.success());
+    Ok(())
+}
+
+/// The first packet from the client's device through the host to the server's socket.
+fn across(client: &Netns, host: &Netns, server: &Netns) -> Result<Value> {
+    let (client, host, server) = (client.inode()?, host.inode()?, server.inode()?);
+    Ok(json!({
+        "direction": "original",
+        "packet": {"tcp_flags": "S"},
+        "stages": [
+            {"kind": "device", "netns": client, "device": "eth0", "direction": "out"},
+            {"kind": "device", "netns": host, "device": "eth0", "direction": "in"},
+            {"kind": "route", "netns": host, "device": "eth1"},
+            {"kind": "device", "netns": host, "device": "eth1", "direction": "out"},
+            {"kind": "device", "netns": server, "device": "eth0", "direction": "in"}
+        ],
+        "outcome": {"result": "delivered", "socket": {"pid": std::process::id()}}
+    }))
+}

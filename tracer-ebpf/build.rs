@@ -1,0 +1,4 @@
+//! Instruction set: 32-bit arithmetic (kernel 5.1), which `follow::bucket` relies on.
+fn main() {
+    println!("cargo:rustc-link-arg-bins=--cpu-features=+alu32");
+}

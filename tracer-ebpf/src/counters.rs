@@ -1,0 +1,236 @@
+//! Rule readings: the counters of the tables between two probes, before and after. Those that moved are the
+//! rules that matched.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_kernel};
+use tracer_common::{
+    counters::Counter,
+    records::{
+        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit, Kind, MAX_HITS,
+        RuleHits,
+    },
+    settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
+};
+
+use crate::{
+    emit::head,
+    maps::{COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
+};
+
+/// Each CPU has two readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
+/// TEE sends another one through OUTPUT and POSTROUTING; and packets on their way out can be interrupted by
+/// packets that come in.
+const SLOTS: u32 = 2;
+const _: () = assert!(SLOTS == crate::maps::READING_SLOTS);
+/// `NF_INET_LOCAL_OUT`, from where on hooks are those of packets on their way out.
+const LOCAL_OUT: u32 = 3;
+
+#[inline(always)]
+fn slot_of(hook: u32) -> u32 {
+    if hook >= LOCAL_OUT { 1 } else { 0 }
+}
+
+/// State of a run over a table's counters.
+struct Run {
+    slot: u32,
+    /// First entry in [`COUNTER_LIST`] and in [`SNAPSHOT`].
+    list: u32,
+    snapshot: u32,
+    per_cpu: u64,
+    unreadable: u32,
+}
+
+#[inline(always)]
+fn counter(run: &mut Run, index: u32) -> u64 {
+    let Some(entry) = COUNTER_LIST.get(run.list + index) else {
+        run.unreadable = 1;
+        return 0;
+    };
+    let address = if entry & 1 != 0 { entry & !1 } else { entry + run.per_cpu };
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_kernel(address as *const u64) } {
+        Ok(value) => value,
+        Err(_) => {
+            run.unreadable = 1;
+            0
+        }
+    }
+}
+
+extern "C" fn first_reading(index: u32, run: *mut c_void) -> i64 {
+    // SAFETY: bpf_loop hands back the pointer given to it.
+    let run = unsafe { &mut *run.cast::<Run>() };
+    let value = counter(run, index);
+    if let Some(slot) = SNAPSHOT.get_ptr_mut(run.snapshot + index) {
+        // SAFETY: a valid per-CPU map value.
+        unsafe { *slot = value };
+    }
+    0
+}
+
+extern "C" fn second_reading(index: u32, run: *mut c_void) -> i64 {
+    // SAFETY: as above.
+    let run = unsafe { &mut *run.cast::<Run>() };
+    let value = counter(run, index);
+    let before = SNAPSHOT.get(run.snapshot + index).copied().unwrap_or(value);
+    if value == before {
+        return 0;
+    }
+    let Some(hits) = HITS.get_ptr_mut(run.slot) else { return 1 };
+    // SAFETY: a valid per-CPU map value; READING.busy keeps other programs on this CPU away.
+    let hits = unsafe { &mut *hits };
+    let at = hits.count as usize;
+    if at >= MAX_HITS {
+        hits.flags |= HITS_TRUNCATED;
+        return 1;
+    }
+    hits.hits[at] = Hit { rule: index, packets: value.wrapping_sub(before) as u32 };
+    hits.count = at as u32 + 1;
+    0
+}
+
+#[inline(always)]
+fn passes() -> u64 {
+    PASSES.get(0).copied().unwrap_or(0)
+}
+
+#[inline(always)]
+fn per_cpu_offset() -> Option<u64> {
+    PER_CPU_OFFSET.get(0).copied().filter(|offset| *offset != 0)
+}
+
+#[inline(always)]
+fn is_current(table: &Table) -> bool {
+    if table.check_address == 0 {
+        return true;
+    }
+    // SAFETY: the helper checks the address.
+    let Ok(value) = (unsafe { bpf_probe_read_kernel(table.check_address as *const u64) }) else {
+        return false;
+    };
+    let mask = match table.check_length {
+        1 => 0xff,
+        4 => 0xffff_ffff,
+        _ => u64::MAX,
+    };
+    value & mask == table.check_value
+}
+
+/// First reading, when a followed packet stands before the tables of `key`.
+#[inline(always)]
+pub(crate) fn open(journey: u64, key: &GapKey) {
+    open_reading(journey, key);
+}
+
+/// A global function: the verifier looks at it once, whoever calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
+    // SAFETY: null or a live structure, which the verifier checks for each caller.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    // SAFETY: written before the program was loaded, read-only since.
+    if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
+        return 0;
+    }
+    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot_of(key.hook))) else { return 0 };
+    // SAFETY: valid map values.
+    let (gap, reading) = unsafe { (&*gap, &mut *reading) };
+    let Some(per_cpu) = per_cpu_offset() else { return 0 };
+    if gap.count == 0 || reading.busy != 0 {
+        return 0;
+    }
+    if reading.journey != 0 {
+        count(Counter::SnapshotLost);
+    }
+    reading.busy = 1;
+    reading.journey = journey;
+    reading.gap = *key;
+    reading.generation = gap.generation;
+    reading.passes = passes();
+    let slot = slot_of(key.hook);
+    let mut position = 0;
+    for i in 0..MAX_TABLES {
+        if i as u32 >= gap.count {
+            break;
+        }
+        let table = &gap.tables[i];
+        let room = table.count.min(MAX_SNAPSHOT - position);
+        let mut run = Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
+        // SAFETY: the callback gets the pointer of a live Run.
+        unsafe { bpf_loop(room, first_reading as *mut c_void, (&raw mut run).cast(), 0) };
+        position += room;
+    }
+    reading.busy = 0;
+    0
+}
+
+/// Second reading: sends the counters that moved since [`open`], one record a table.
+#[inline(always)]
+pub(crate) fn close(journey: u64, at_drop: u32) {
+    close_reading(journey, at_drop, 0);
+    close_reading(journey, at_drop, 1);
+}
+
+/// A global function, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
+    let slot = slot & (SLOTS - 1);
+    let Some(reading) = READING.get_ptr_mut(slot) else { return 0 };
+    // SAFETY: a valid per-CPU map value.
+    let reading = unsafe { &mut *reading };
+    if reading.journey != journey || reading.busy != 0 {
+        return 0;
+    }
+    reading.journey = 0;
+    let (Some(gap), Some(per_cpu)) = (GAPS.get_ptr(reading.gap), per_cpu_offset()) else { return 0 };
+    // SAFETY: a valid map value.
+    let gap: &Gap = unsafe { &*gap };
+    if gap.generation != reading.generation {
+        return 0;
+    }
+    // The packet itself passed the probe that closes the gap, unless it died.
+    let own = if at_drop == 0 { 1 } else { 0 };
+    let mut flags = if passes() == reading.passes + own { 0 } else { HITS_INTERLEAVED };
+    if at_drop != 0 {
+        flags |= HITS_AT_DROP;
+    }
+    reading.busy = 1;
+    let mut position = 0;
+    for i in 0..MAX_TABLES {
+        if i as u32 >= gap.count {
+            break;
+        }
+        let table = &gap.tables[i];
+        let room = table.count.min(MAX_SNAPSHOT - position);
+        let Some(hits) = HITS.get_ptr_mut(slot) else { break };
+        // SAFETY: a valid per-CPU map value.
+        let hits = unsafe { &mut *hits };
+        hits.head = head(Kind::RuleHits, journey);
+        hits.flags = flags;
+        hits.table = table.id;
+        hits.count = 0;
+        hits.reserved = 0;
+        let mut run = Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
+        // SAFETY: as in `open`.
+        unsafe { bpf_loop(room, second_reading as *mut c_void, (&raw mut run).cast(), 0) };
+        position += room;
+        if room < table.count {
+            hits.flags |= HITS_TRUNCATED;
+        }
+        if run.unreadable != 0 {
+            hits.flags |= HITS_UNREADABLE;
+        }
+        if !is_current(table) {
+            hits.flags |= HITS_STALE;
+        }
+        if EVENTS.output::<RuleHits>(&*hits, 0).is_err() {
+            count(Counter::RingFull);
+        } else {
+            count(Counter::Emitted);
+        }
+    }
+    reading.busy = 0;
+    0
+}

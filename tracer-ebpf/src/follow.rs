@@ -1,0 +1,116 @@
+//! Which packets are in hand: by address of their `sk_buff`, from first sight until they are freed.
+
+use core::arch::asm;
+
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use tracer_common::{counters::Counter, tuple::Tuple};
+
+use crate::{
+    headers::Headers,
+    maps::{BUCKET_COUNT, BUCKETS, HAND, Hand, JOURNEYS, TRACKED, Track, count},
+};
+
+#[inline(always)]
+fn bucket(skb: u64) -> u32 {
+    // The verifier allows no arithmetic on a pointer it knows; a copy of its low half (a 32-bit move, which the
+    // linker emits with `+alu32`, see build.rs) is a plain number.
+    let low = skb as u32;
+    (low >> 6 ^ low >> 18) & (BUCKET_COUNT - 1)
+}
+
+/// The followed packet at this address; the common answer, no, costs one look at an array.
+#[inline(always)]
+pub(crate) fn find(skb: u64) -> Option<&'static mut Track> {
+    if BUCKETS.get(bucket(skb)).is_none_or(|followed| *followed == 0) {
+        return None;
+    }
+    // SAFETY: a valid map value; only the program that handles this packet writes it.
+    TRACKED.get_ptr_mut(skb).map(|track| unsafe { &mut *track })
+}
+
+/// Starts to follow a packet. `None`, counted, when the table is full.
+#[inline(never)]
+pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static mut Track> {
+    let last = JOURNEYS.get_ptr_mut(0)?;
+    // SAFETY: a valid per-CPU map value.
+    let number = unsafe {
+        *last += 1;
+        *last
+    };
+    // SAFETY: no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u64;
+    let track = Track {
+        journey: number << 12 | (cpu & 0xfff),
+        identity: headers.identity,
+        conntrack: 0,
+        conntrack_status: 0,
+        flags,
+        priority: 0,
+        reserved: 0,
+    };
+    if TRACKED.insert(skb, track, 0).is_err() {
+        count(Counter::TrackedFull);
+        return None;
+    }
+    add(skb, 1);
+    // SAFETY: as in `find`.
+    TRACKED.get_ptr_mut(skb).map(|track| unsafe { &mut *track })
+}
+
+/// Stops following.
+#[inline(never)]
+pub(crate) fn stop(skb: u64) {
+    if TRACKED.remove(skb).is_ok() {
+        add(skb, -1);
+    }
+    if let Some(hand) = HAND.get_ptr_mut(0) {
+        // SAFETY: a valid per-CPU map value.
+        unsafe {
+            if (*hand).skb == skb {
+                (*hand).skb = 0;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add(skb: u64, change: i64) {
+    if let Some(value) = BUCKETS.get_ptr_mut(bucket(skb)) {
+        // SAFETY: a valid map value; core has no atomic addition for this target, the machine does.
+        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) change) };
+    }
+}
+
+/// Remembers the packet as the one in hand on this CPU.
+#[inline(always)]
+pub(crate) fn take_in_hand(skb: u64, journey: u64, tuple: &Tuple) {
+    if let Some(hand) = HAND.get_ptr_mut(0) {
+        // SAFETY: a valid per-CPU map value.
+        unsafe { *hand = Hand { skb, journey, tuple: *tuple } };
+    }
+}
+
+/// Another packet is being handled on this CPU: nothing is in hand.
+#[inline(always)]
+pub(crate) fn empty_hand() {
+    if let Some(hand) = HAND.get_ptr_mut(0) {
+        // SAFETY: a valid per-CPU map value.
+        unsafe { (*hand).skb = 0 };
+    }
+}
+
+/// The packet in hand on this CPU.
+#[inline(always)]
+pub(crate) fn in_hand() -> Option<&'static Hand> {
+    // SAFETY: a valid per-CPU map value.
+    let hand = unsafe { &*HAND.get_ptr(0)? };
+    if hand.skb == 0 { None } else { Some(hand) }
+}
+
+/// Stops following a packet that user space has done with, unless its `sk_buff` serves another journey by now.
+#[inline(always)]
+pub(crate) fn forget(skb: u64, journey: u64) {
+    if find(skb).is_some_and(|track| track.journey == journey) {
+        stop(skb);
+    }
+}

@@ -1,0 +1,154 @@
+//! Every map and global of the kernel side.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+};
+use tracer_common::{
+    counters::{COUNTERS as COUNTER_COUNT, Counter},
+    records::RuleHits,
+    settings::{Gap, GapKey, MAX_COUNTERS, MAX_SNAPSHOT, Settings},
+    tuple::Tuple,
+};
+
+/// Constants of this trace. Mutable for the compiler only: user space writes them before loading and freezes
+/// the map, so that the verifier knows each value.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
+pub(crate) static mut SETTINGS: Settings = Settings::ZERO;
+
+/// Records for user space. 8 MiB hold about 30,000 sights.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// The program that netfilter probes hand a followed packet to ([`crate::probes`]).
+#[map]
+pub(crate) static JUDGE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Followed packets by address of their `sk_buff`.
+#[map]
+pub(crate) static TRACKED: HashMap<u64, Track> = HashMap::with_max_entries(65_536, 0);
+
+/// How many followed packets fall into each bucket of addresses: most packets are told apart by this alone.
+#[map]
+pub(crate) static BUCKETS: Array<u64> = Array::with_max_entries(BUCKET_COUNT, 0);
+pub(crate) const BUCKET_COUNT: u32 = 4096;
+
+/// Connections that matched, by their packets' tuples as they arrive.
+#[map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Not 0 where a tuple with this hash was put into [`FLOWS`].
+#[map]
+pub(crate) static FLOW_BUCKETS: Array<u8> = Array::with_max_entries(FLOW_BUCKET_COUNT, 0);
+pub(crate) const FLOW_BUCKET_COUNT: u32 = 65_536;
+
+/// Conntrack entries whose connection was seen not to match.
+#[map]
+pub(crate) static REFUSED: Array<u64> = Array::with_max_entries(REFUSED_COUNT, 0);
+pub(crate) const REFUSED_COUNT: u32 = 4096;
+
+/// Traced namespaces: address of `struct net` to inode number.
+#[map]
+pub(crate) static SCOPE: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
+
+/// The packet last seen on this CPU.
+#[map]
+pub(crate) static HAND: PerCpuArray<Hand> = PerCpuArray::with_max_entries(1, 0);
+
+/// [`Counter`]s.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
+
+/// Last journey number given on this CPU.
+#[map]
+pub(crate) static JOURNEYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// How often any packet passed any netfilter probe on this CPU.
+#[map]
+pub(crate) static PASSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The tables between a netfilter probe and the next.
+#[map]
+pub(crate) static GAPS: HashMap<GapKey, Gap> = HashMap::with_max_entries(4096, 0);
+
+/// Addresses of rule counters, table after table; bit 0 set: not per CPU.
+#[map]
+pub(crate) static COUNTER_LIST: Array<u64> = Array::with_max_entries(MAX_COUNTERS, 0);
+
+/// This CPU's per-CPU offset; 0 until user space has found it.
+#[map]
+pub(crate) static PER_CPU_OFFSET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// First readings of rule counters.
+#[map]
+pub(crate) static SNAPSHOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SNAPSHOT * READING_SLOTS, 0);
+
+/// What [`SNAPSHOT`] holds.
+#[map]
+pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
+/// See `counters`.
+pub(crate) const READING_SLOTS: u32 = 2;
+
+/// Room to put a [`RuleHits`] together.
+#[map]
+pub(crate) static HITS: PerCpuArray<RuleHits> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
+
+/// A followed packet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Track {
+    pub(crate) journey: u64,
+    /// What does not change on the way ([`crate::headers::Headers::identity`]): a reused `sk_buff` has another.
+    pub(crate) identity: u64,
+    /// Conntrack entry and status of the last [`tracer_common::records::ConntrackTuples`] sent.
+    pub(crate) conntrack: u64,
+    pub(crate) conntrack_status: u32,
+    /// `SIGHT_*` flags that belong to the journey.
+    pub(crate) flags: u32,
+    /// Priority of the netfilter probe that the packet is at, for the program that the probe hands over to.
+    pub(crate) priority: i32,
+    pub(crate) reserved: u32,
+}
+
+/// The packet last seen on a CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Hand {
+    pub(crate) skb: u64,
+    pub(crate) journey: u64,
+    pub(crate) tuple: Tuple,
+}
+
+/// A tuple in a namespace.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct FlowKey {
+    pub(crate) tuple: Tuple,
+    pub(crate) netns: u32,
+    pub(crate) reserved: u32,
+}
+
+/// Whose counters stand in [`SNAPSHOT`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    /// 0: nobody's.
+    pub(crate) journey: u64,
+    pub(crate) gap: GapKey,
+    /// [`Gap::generation`] at the first reading.
+    pub(crate) generation: u32,
+    /// Not 0 while a program works on the buffers of this CPU.
+    pub(crate) busy: u32,
+    /// [`PASSES`] at the first reading.
+    pub(crate) passes: u64,
+}
+
+/// Adds 1 to a counter of this CPU.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: a valid per-CPU map value; a lost increment under preemption is accepted.
+        unsafe { *value += 1 };
+    }
+}

@@ -1,0 +1,48 @@
+//! The end of a packet: dropped or consumed.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use tracer_common::records::Kind;
+
+use crate::{
+    counters,
+    emit::{Place, netns_of_device, sight},
+    follow,
+    headers::{self, Headers, network_header},
+    read::{Reader, member},
+};
+
+/// `TRACE_EVENT(kfree_skb, TP_PROTO(struct sk_buff *skb, void *location, enum skb_drop_reason reason, ...))`,
+/// include/trace/events/skb.h; the reason is there from 5.17.
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+pub(crate) fn packet_drop(ctx: RawTracePointContext) -> i32 {
+    let skb = ctx.arg::<*const u8>(0) as u64;
+    if follow::find(skb).is_some() {
+        freed(Kind::Drop, skb, ctx.arg::<*const u8>(1) as u64, ctx.arg::<u64>(2) as u32);
+    }
+    0
+}
+
+/// `TRACE_EVENT(consume_skb, TP_PROTO(struct sk_buff *skb, void *location))`; the location is there from 6.0.
+#[raw_tracepoint(tracepoint = "consume_skb")]
+pub(crate) fn packet_consume(ctx: RawTracePointContext) -> i32 {
+    let skb = ctx.arg::<*const u8>(0) as u64;
+    if follow::find(skb).is_some() {
+        freed(Kind::Consume, skb, ctx.arg::<*const u8>(1) as u64, 0);
+    }
+    0
+}
+
+#[inline(never)]
+fn freed(kind: Kind, skb: u64, location: u64, reason: u32) -> i32 {
+    let Some(track) = follow::find(skb) else { return 0 };
+    counters::close(track.journey, 1);
+    let mut reader = Reader::new();
+    let device: u64 = member!(reader, skb, skb_dev);
+    let mut headers = Headers::EMPTY;
+    headers::parse(network_header(&mut reader, skb), &mut headers);
+    let netns = if device == 0 { 0 } else { netns_of_device(&mut reader, device).1 };
+    let place = Place { location, reason, ..Place::new(kind, netns) };
+    sight(skb, track, &headers, &place);
+    follow::stop(skb);
+    0
+}

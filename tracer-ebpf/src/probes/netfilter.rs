@@ -1,0 +1,196 @@
+//! A packet between two functions of a netfilter hook.
+//!
+//! aya knows no netfilter program type, so these are in a section that aya accepts, never loaded by it, and
+//! loaded by `tracer::attach::netfilter` with its own constants for each place (`patch`).
+
+use core::arch::asm;
+
+use aya_ebpf::{cty::c_void, helpers::generated::bpf_tail_call};
+use tracer_common::{
+    records::{Kind, SIGHT_BY_FLOW, SIGHT_FIRST, SIGHT_LATE, SIGHT_TENTATIVE},
+    settings::{GapKey, patch, role},
+};
+
+use crate::{
+    conntrack, counters,
+    emit::{Place, sight},
+    follow,
+    headers::{self, Headers, network_header},
+    maps::{JUDGE, PASSES},
+    read::{Reader, member, trusted},
+    wanted,
+};
+
+/// `struct bpf_nf_ctx`, include/net/netfilter/nf_bpf_link.h.
+#[repr(C)]
+pub(crate) struct Context {
+    state: *const c_void,
+    skb: *const c_void,
+}
+
+/// `NF_ACCEPT`: the packet goes on as if we were not there.
+const ACCEPT: i32 = 1;
+/// `NF_INET_LOCAL_OUT`.
+const LOCAL_OUT: u8 = 3;
+
+/// A constant that the loader writes into the program.
+macro_rules! patched {
+    ($magic:expr) => {{
+        let value: u64;
+        // SAFETY: loads an immediate into a register.
+        unsafe { asm!("{0} = {1}", out(reg) value, const $magic) };
+        value as u32
+    }};
+}
+
+/// Counts a packet, followed or not: readings of rule counters want to know of each.
+#[inline(always)]
+fn pass() {
+    if let Some(passes) = PASSES.get_ptr_mut(0) {
+        // SAFETY: a valid per-CPU map value.
+        unsafe { *passes += 1 };
+    }
+}
+
+/// A probe that only follows: small, since one is loaded for every priority.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "socket")]
+pub(crate) extern "C" fn netfilter_follow(ctx: *const Context) -> i32 {
+    pass();
+    // SAFETY: the verifier knows the context.
+    let skb = unsafe { (*ctx).skb as u64 };
+    if let Some(track) = follow::find(skb) {
+        track.priority = patched!(patch::PRIORITY) as i32;
+        // SAFETY: the context is this program's own; without the other program the packet simply goes on.
+        unsafe { bpf_tail_call(ctx.cast_mut().cast(), (&raw const JUDGE).cast_mut().cast(), 0) };
+    }
+    ACCEPT
+}
+
+/// What [`netfilter_follow`] hands over to: loaded once.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "socket")]
+pub(crate) extern "C" fn netfilter_judge(ctx: *const Context) -> i32 {
+    // SAFETY: the verifier knows the context.
+    let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
+    if let Some(track) = follow::find(skb) {
+        judge(state, skb, track.priority, role::FOLLOW);
+    }
+    ACCEPT
+}
+
+/// A probe that also decides about packets that are not followed yet.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "socket")]
+pub(crate) extern "C" fn netfilter_gate(ctx: *const Context) -> i32 {
+    pass();
+    // SAFETY: the verifier knows the context.
+    let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
+    let role = patched!(patch::ROLE);
+    if follow::find(skb).is_none() {
+        let nfct = trusted!(skb, skb_nfct, u64);
+        if role & role::GATE == 0 && (nfct == 0 || !may_match(nfct)) {
+            return ACCEPT;
+        }
+    }
+    judge(state, skb, patched!(patch::PRIORITY) as i32, role);
+    ACCEPT
+}
+
+/// Whether a packet that did not match at first sight may belong to a connection that does: a connection's
+/// first packet, or one of an established connection not yet refused.
+#[inline(always)]
+fn may_match(nfct: u64) -> bool {
+    let entry = conntrack::split(nfct);
+    if entry.address == 0 {
+        return false;
+    }
+    if entry.info == conntrack::INFO_NEW
+        && conntrack::status(&mut Reader::new(), entry.address) & conntrack::CONFIRMED == 0
+    {
+        return wanted::tentative();
+    }
+    !wanted::is_refused(entry.address)
+}
+
+/// What follows for a packet that is followed, or may come to be.
+#[inline(never)]
+fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
+    let (state, skb) = (plain(state), plain(skb));
+    let mut headers = Headers::EMPTY;
+    let mut reader = Reader::new();
+    if !headers::parse(network_header(&mut reader, skb), &mut headers) {
+        return 0;
+    }
+    let hook: u8 = member!(reader, state, state_hook);
+    let net: u64 = member!(reader, state, state_net);
+    let mut place = Place {
+        hook,
+        pf: member!(reader, state, state_pf),
+        priority,
+        device_in: member!(reader, state, state_in),
+        device_out: member!(reader, state, state_out),
+        ..Place::new(Kind::Netfilter, member!(reader, net, net_inum))
+    };
+    let mut known = follow::find(skb);
+    // A packet at the start of OUTPUT is new, whoever used this sk_buff before.
+    if role & role::GATE != 0
+        && hook == LOCAL_OUT
+        && let Some(track) = &known
+        && track.identity != headers.identity
+    {
+        follow::stop(skb);
+        known = None;
+    }
+    let track = match known {
+        Some(track) => {
+            counters::close(track.journey, 0);
+            track
+        }
+        None => {
+            let Some(flags) = begins(skb, role, &headers, place.netns) else { return 0 };
+            let Some(track) = follow::start(skb, &headers, flags) else { return 0 };
+            place.flags = SIGHT_FIRST;
+            track
+        }
+    };
+    follow::take_in_hand(skb, track.journey, &headers.tuple);
+    sight(skb, track, &headers, &place);
+    let key = GapKey { netns: place.netns, priority, hook: hook as u32, pf: place.pf as u32 };
+    counters::open(track.journey, &key);
+    0
+}
+
+/// A pointer that the verifier knows, as a plain number, which a global function takes.
+#[inline(always)]
+fn plain(pointer: u64) -> u64 {
+    Reader::new().read((&raw const pointer) as u64)
+}
+
+/// Flags of a journey that begins at a netfilter probe, or `None`.
+#[inline(always)]
+fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
+    if role & role::GATE != 0 {
+        let flags = wanted::at_first_sight(headers, netns);
+        if flags != wanted::NO {
+            return Some(flags);
+        }
+    }
+    if role & role::LATE == 0 {
+        return None;
+    }
+    let mut reader = Reader::new();
+    let entry = conntrack::of(&mut reader, skb);
+    if entry.address == 0 {
+        return None;
+    }
+    let late = if role & role::GATE != 0 { 0 } else { SIGHT_LATE };
+    if conntrack::status(&mut reader, entry.address) & conntrack::CONFIRMED == 0 {
+        return if wanted::tentative() { Some(SIGHT_TENTATIVE | late) } else { None };
+    }
+    if wanted::connection(entry.address) {
+        return Some(SIGHT_BY_FLOW | late);
+    }
+    wanted::refuse(entry.address);
+    None
+}

@@ -1,0 +1,127 @@
+//! Which packets are asked for: the filter, the connections that matched it, and first packets that may match
+//! after translation.
+
+use tracer_common::{
+    counters::Counter,
+    records::{SIGHT_BY_FLOW, SIGHT_BY_QUOTE, SIGHT_TENTATIVE},
+    tuple::Tuple,
+};
+
+use crate::{
+    conntrack,
+    headers::Headers,
+    maps::{FLOW_BUCKET_COUNT, FLOW_BUCKETS, FLOWS, FlowKey, REFUSED, REFUSED_COUNT, SETTINGS, count},
+};
+
+const TCP: u8 = 6;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+/// Whether the user's filter takes this tuple.
+#[inline(always)]
+pub(crate) fn filter(tuple: &Tuple) -> bool {
+    filter_matches(tuple) != 0
+}
+
+/// A global function: the verifier looks at it once, whoever calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn filter_matches(tuple: *const Tuple) -> u32 {
+    // SAFETY: null or a live structure, which the verifier checks for each caller.
+    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
+    // SAFETY: written before the program was loaded, read-only since.
+    u32::from(unsafe { (*(&raw const SETTINGS)).filter.matches(tuple) })
+}
+
+/// Not a packet that is asked for ([`at_first_sight`]).
+pub(crate) const NO: u32 = 1 << 30;
+
+/// Whether and why a packet at first sight is followed: its `SIGHT_*` flags, or [`NO`].
+#[inline(never)]
+pub(crate) fn at_first_sight(headers: &Headers, netns: u32) -> u32 {
+    if filter(&headers.tuple) {
+        return 0;
+    }
+    if headers.quoted.is_some() && (filter(&headers.quoted) || filter_inverse(&headers.quoted)) {
+        return SIGHT_BY_QUOTE;
+    }
+    if known_flow(&headers.tuple, netns) {
+        return SIGHT_BY_FLOW;
+    }
+    let opens = headers.tuple.protocol == TCP && headers.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    if opens && tentative() { SIGHT_TENTATIVE } else { NO }
+}
+
+/// Whether the filter takes a packet that goes the other way.
+#[inline(never)]
+pub(crate) fn filter_inverse(tuple: &Tuple) -> bool {
+    filter(&tuple.inverse())
+}
+
+/// Whether a conntrack entry's connection matches, before or after translation.
+#[inline(never)]
+pub(crate) fn connection(entry: u64) -> bool {
+    let mut tuple = Headers::EMPTY.tuple;
+    if conntrack::tuple(entry, 0, &mut tuple) && filter(&tuple) {
+        return true;
+    }
+    conntrack::tuple(entry, 1, &mut tuple) && filter_inverse(&tuple)
+}
+
+/// Whether first packets are followed before it is known that they match.
+#[inline(always)]
+pub(crate) fn tentative() -> bool {
+    // SAFETY: as above.
+    unsafe { (*(&raw const SETTINGS)).tentative != 0 }
+}
+
+#[inline(always)]
+fn bucket(tuple: &Tuple) -> u32 {
+    let mixed = tuple.source[3].wrapping_mul(0x9e37_79b1)
+        ^ tuple.destination[3].wrapping_mul(0x85eb_ca6b)
+        ^ ((tuple.source_port as u32) << 16 | tuple.destination_port as u32).wrapping_mul(0xc2b2_ae35);
+    (mixed ^ mixed >> 16) & (FLOW_BUCKET_COUNT - 1)
+}
+
+#[inline(always)]
+fn known_flow(tuple: &Tuple, netns: u32) -> bool {
+    if FLOW_BUCKETS.get(bucket(tuple)).is_none_or(|present| *present == 0) {
+        return false;
+    }
+    let key = FlowKey { tuple: *tuple, netns, reserved: 0 };
+    FLOWS.get_ptr(&key).is_some()
+}
+
+/// From now on packets with this tuple are followed.
+#[inline(never)]
+pub(crate) fn remember_flow(tuple: &Tuple, netns: u32) {
+    let key = FlowKey { tuple: *tuple, netns, reserved: 0 };
+    if FLOWS.insert(&key, 1u64, 0).is_err() {
+        count(Counter::FlowsFull);
+        return;
+    }
+    if let Some(present) = FLOW_BUCKETS.get_ptr_mut(bucket(tuple)) {
+        // SAFETY: a valid map value; setting it twice does no harm.
+        unsafe { *present = 1 };
+    }
+}
+
+#[inline(always)]
+fn refused_slot(conntrack: u64) -> u32 {
+    ((conntrack >> 6) as u32 ^ (conntrack >> 18) as u32) & (REFUSED_COUNT - 1)
+}
+
+/// Whether this established connection was seen not to match.
+#[inline(always)]
+pub(crate) fn is_refused(conntrack: u64) -> bool {
+    REFUSED.get(refused_slot(conntrack)).is_some_and(|known| *known == conntrack)
+}
+
+/// Remembers that this connection does not match.
+#[inline(always)]
+pub(crate) fn refuse(conntrack: u64) {
+    if let Some(slot) = REFUSED.get_ptr_mut(refused_slot(conntrack)) {
+        // SAFETY: a valid map value, written whole.
+        unsafe { *slot = conntrack };
+    }
+}

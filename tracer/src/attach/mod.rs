@@ -1,0 +1,219 @@
+//! Loads the kernel side and puts its probes in place. Everything here is gone when its descriptors are closed,
+//! also after SIGKILL.
+
+pub mod netfilter;
+pub mod object;
+mod placement;
+mod readings;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
+};
+use tracer_common::{
+    counters::{COUNTERS, Counter},
+    settings::Settings,
+};
+
+pub use self::placement::Namespace;
+use self::{netfilter::Programs, readings::Readings};
+use crate::{
+    correlate::Forget,
+    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets},
+    plan::{TRACEPOINTS, View},
+};
+
+/// The loaded kernel side, and what is known of this kernel.
+pub struct Kernel {
+    ebpf: Ebpf,
+    programs: Programs,
+    peek: Peek,
+    types: KernelTypes,
+    symbols: std::sync::Arc<Symbols>,
+    possible_cpus: u32,
+    readings: Readings,
+    namespaces: BTreeMap<u32, Namespace>,
+    attached: Vec<&'static str>,
+    missing: Vec<String>,
+}
+
+impl Kernel {
+    /// Creates maps and programs; nothing is attached yet.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn load(
+        settings: &Settings,
+        types: KernelTypes,
+        symbols: std::sync::Arc<Symbols>,
+        verbose: bool,
+    ) -> Result<Self> {
+        let mut ebpf = object::create(settings)?;
+        let peek = Peek::load(&mut ebpf, &types)?;
+        let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
+        write_offsets(&mut ebpf, &offsets)?;
+        let programs = Programs::new(object::OBJECT, ebpf.maps(), verbose)?;
+        let readings = Readings::new(&mut ebpf)?;
+        Ok(Self {
+            programs,
+            peek,
+            types,
+            symbols,
+            possible_cpus: offsets.possible(),
+            readings,
+            ebpf,
+            namespaces: BTreeMap::new(),
+            attached: Vec::new(),
+            missing: Vec::new(),
+        })
+    }
+
+    /// The ring buffer of records, to be read by whoever asks first.
+    ///
+    /// # Errors
+    /// When it was asked for before.
+    pub fn records(&mut self) -> Result<RingBuf<MapData>> {
+        let map = self.ebpf.take_map("EVENTS").context("the ring buffer was taken before")?;
+        Ok(RingBuf::try_from(map)?)
+    }
+
+    /// Attaches the tracepoint programs: from here on packets are followed.
+    ///
+    /// # Errors
+    /// When one is refused without which there is nothing to show.
+    pub fn attach_tracepoints(&mut self) -> Result<()> {
+        for probe in TRACEPOINTS {
+            match object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint) {
+                Ok(()) => self.attached.push(probe.tracepoint),
+                Err(error) if probe.required => return Err(error),
+                Err(_) => self
+                    .missing
+                    .push(format!("{}: this kernel has no tracepoint {}", probe.gives, probe.tracepoint)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of attached tracepoints, and what will not be shown because one is missing.
+    #[must_use]
+    pub fn attached(&self) -> (&[&'static str], &[String]) {
+        (&self.attached, &self.missing)
+    }
+
+    /// Starts to trace a namespace: places its probes.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or no probe placed.
+    pub fn add_namespace(&mut self, inode: u32, path: PathBuf, view: &mut View) -> Result<()> {
+        let peek = &self.peek;
+        let net = in_netns(&path, || current_net(peek))??;
+        let mut scope: HashMap<_, u64, u32> =
+            HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
+        scope.insert(net, inode, 0)?;
+        self.namespaces.insert(inode, Namespace::new(inode, path, net));
+        self.sync_one(inode, true, view).map(|_| ())
+    }
+
+    /// Stops tracing a namespace that has gone.
+    ///
+    /// # Errors
+    /// When a map cannot be changed.
+    pub fn remove_namespace(&mut self, inode: u32) -> Result<()> {
+        if let Some(namespace) = self.namespaces.remove(&inode) {
+            let mut scope: HashMap<_, u64, u32> =
+                HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
+            scope.remove(&namespace.net())?;
+        }
+        Ok(())
+    }
+
+    /// Traced namespaces by inode.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    /// Brings probes and rule index up to date where hooks or rulesets have changed.
+    ///
+    /// # Errors
+    /// The first namespace that could not be brought up to date, the others are.
+    pub fn sync(&mut self, view: &mut View) -> Result<bool> {
+        let inodes: Vec<u32> = self.namespaces.keys().copied().collect();
+        let mut changed = false;
+        let mut failed = None;
+        for inode in inodes {
+            match self.sync_one(inode, false, view) {
+                Ok(one) => changed |= one,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(changed), Err)
+    }
+
+    fn sync_one(&mut self, inode: u32, force: bool, view: &mut View) -> Result<bool> {
+        let Some(namespace) = self.namespaces.get_mut(&inode) else { return Ok(false) };
+        let reader = crate::rules::live::RulesetReader {
+            memory: &self.peek,
+            types: &self.types,
+            symbols: &self.symbols,
+            possible_cpus: self.possible_cpus,
+        };
+        if !force && namespace.is_current(&reader)? {
+            return Ok(false);
+        }
+        namespace.place(&reader, &mut self.programs, &mut self.readings, &mut self.ebpf, view)?;
+        Ok(true)
+    }
+
+    /// Tells the kernel side which packets need not be followed any longer.
+    ///
+    /// # Errors
+    /// When the program cannot run.
+    pub fn forget(&mut self, packets: &[Forget]) -> Result<()> {
+        if packets.is_empty() {
+            return Ok(());
+        }
+        let program: &mut RawTracePoint =
+            self.ebpf.program_mut("forget").context("kernel object: no program forget")?.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        for some in packets.chunks(6) {
+            let mut args = [0; 12];
+            for (pair, packet) in args.chunks_exact_mut(2).zip(some) {
+                pair.copy_from_slice(&[packet.skb, packet.journey]);
+            }
+            program.test_run(RawTracePointRunOptions { args, cpu: None })?;
+        }
+        Ok(())
+    }
+
+    /// The counters of the kernel side, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        let map: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map("COUNTERS").context("kernel object: no map COUNTERS")?)?;
+        (0..COUNTERS)
+            .zip(Counter::ALL)
+            .map(|(index, counter)| Ok((*counter, map.get(&index, 0)?.iter().sum())))
+            .collect()
+    }
+}
+
+fn write_offsets(ebpf: &mut Ebpf, offsets: &CpuOffsets) -> Result<()> {
+    let mut map: PerCpuArray<_, u64> = PerCpuArray::try_from(
+        ebpf.map_mut("PER_CPU_OFFSET").context("kernel object: no map PER_CPU_OFFSET")?,
+    )?;
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    let values = (0..cpus).map(|cpu| u32::try_from(cpu).ok().and_then(|cpu| offsets.get(cpu)).unwrap_or(0));
+    map.set(0, PerCpuValues::try_from(values.collect::<Vec<_>>())?, 0)?;
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! The probes of one namespace: planned from what is hooked there, and planned anew when that changes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use aya::{Ebpf, maps::HashMap as BpfHashMap};
+use tracer_common::settings::{Gap as RawGap, GapKey, MAX_TABLES, Table};
+
+use super::{
+    netfilter::{Place, PlaceError, Programs},
+    readings::Readings,
+};
+use crate::{
+    kernel::{
+        hooks::{HookFunction, HookKind, HookList, HookReader},
+        in_netns,
+    },
+    model::{Family, Hook},
+    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
+    rules::{
+        index::{ChainRef, TableIndex},
+        late::{LateTexts, Printed},
+        live::{Content, Ruleset, RulesetReader},
+        text::Processes,
+    },
+};
+
+/// How often a plan that somebody overtook is made again.
+const ATTEMPTS: u32 = 8;
+/// How long a tool may take to print a ruleset.
+const TOOL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A traced namespace and the probes in it.
+pub struct Namespace {
+    inode: u32,
+    path: PathBuf,
+    net: u64,
+    links: BTreeMap<Place, OwnedFd>,
+    /// Hooked functions when the probes were placed, ours left out.
+    hooks: Vec<HookList>,
+    contents: Vec<Content>,
+    tables: Vec<Arc<TableIndex>>,
+    texts: Arc<LateTexts>,
+}
+
+impl Namespace {
+    pub(super) fn new(inode: u32, path: PathBuf, net: u64) -> Self {
+        Self {
+            inode,
+            path,
+            net,
+            links: BTreeMap::new(),
+            hooks: Vec::new(),
+            contents: Vec::new(),
+            tables: Vec::new(),
+            texts: Arc::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn inode(&self) -> u32 {
+        self.inode
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Address of its `struct net`.
+    pub(super) fn net(&self) -> u64 {
+        self.net
+    }
+
+    /// Tables in force when the probes were last placed.
+    #[must_use]
+    pub fn tables(&self) -> &[Arc<TableIndex>] {
+        &self.tables
+    }
+
+    /// The texts of [`Self::tables`].
+    #[must_use]
+    pub fn texts(&self) -> &Arc<LateTexts> {
+        &self.texts
+    }
+
+    /// Whether hooks and rulesets are still those that the probes were placed for.
+    pub(super) fn is_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
+        let current = self.looks_current(reader)?;
+        if current {
+            self.texts.still_true();
+        } else {
+            self.texts.overtaken();
+        }
+        Ok(current)
+    }
+
+    fn looks_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
+        if !reader.is_current(self.tables.iter().map(|table| &**table), &self.contents)? {
+            return Ok(false);
+        }
+        let hooks = HookReader::new(reader.memory, reader.types, reader.symbols)?.read(self.net)?;
+        Ok(self.foreign(hooks) == self.hooks)
+    }
+
+    /// Places probes for what is hooked now.
+    pub(super) fn place(
+        &mut self,
+        reader: &RulesetReader<'_>,
+        programs: &mut Programs,
+        readings: &mut Readings,
+        ebpf: &mut Ebpf,
+        view: &mut View,
+    ) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let Ruleset { hooks, tables, contents } = reader.read(self.net)?;
+            let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
+            let hooks = self.foreign(hooks);
+            let plans: Vec<HookPlan> = hooks.iter().map(plan_hook).collect();
+            let texts = Arc::new(LateTexts::default());
+            let by_address = by_address(&tables);
+            let mut tables_of: HashMap<u64, Table> = HashMap::new();
+            for (list, plan) in hooks.iter().zip(&plans) {
+                let mut writer =
+                    GapWriter { netns: self.inode, list, plan, by_address: &by_address, texts: &texts, view };
+                writer.write(readings, ebpf, &mut tables_of)?;
+            }
+            if self.links_for(&hooks, &plans, programs)? {
+                self.contents = contents;
+                self.read_texts(&tables, &texts);
+                self.tables = tables;
+                self.texts = texts;
+                self.hooks = hooks;
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the hooks of namespace {} never stood still", self.path.display())
+    }
+
+    /// Has the tools print the rules, on a thread of its own.
+    fn read_texts(&self, tables: &[Arc<TableIndex>], texts: &Arc<LateTexts>) {
+        let (path, texts) = (self.path.clone(), texts.clone());
+        let tables: Vec<TableIndex> = tables.iter().map(|table| (**table).clone()).collect();
+        let job = move || {
+            let runner = Processes { deadline: TOOL_DEADLINE };
+            // A namespace that is gone has no rules to print.
+            let read = in_netns(&path, || Printed::read(&runner, &tables)).unwrap_or_default();
+            texts.fill(read);
+        };
+        if let Err(error) = thread::Builder::new().name("rule-texts".to_owned()).spawn(job) {
+            // No thread, no texts; rules are shown by position and handle.
+            drop(error);
+            self.texts.overtaken();
+        }
+    }
+
+    /// Hook lists without our own probes.
+    fn foreign(&self, mut hooks: Vec<HookList>) -> Vec<HookList> {
+        for list in &mut hooks {
+            let (pf, hook) = (protocol_family(list.family), list.hook.inet_number().unwrap_or(0));
+            list.functions.retain(|function| {
+                function.kind != HookKind::Bpf
+                    || !self
+                        .links
+                        .keys()
+                        .any(|place| (place.pf, place.hook, place.priority) == (pf, hook, function.priority))
+            });
+        }
+        hooks
+    }
+
+    /// Adds and removes links; false when a priority was taken meanwhile.
+    fn links_for(&mut self, hooks: &[HookList], plans: &[HookPlan], programs: &mut Programs) -> Result<bool> {
+        let wanted: Vec<Place> = hooks
+            .iter()
+            .zip(plans)
+            .flat_map(|(list, plan)| {
+                plan.gaps.iter().map(|gap| Place {
+                    pf: protocol_family(list.family),
+                    hook: list.hook.inet_number().unwrap_or(0),
+                    priority: gap.priority,
+                    role: gap.role,
+                })
+            })
+            .collect();
+        self.links.retain(|place, _| wanted.contains(place));
+        let missing: Vec<Place> =
+            wanted.into_iter().filter(|place| !self.links.contains_key(place)).collect();
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        let added = in_netns(&self.path, || -> Result<Option<Vec<(Place, OwnedFd)>>> {
+            let mut added = Vec::with_capacity(missing.len());
+            for place in missing {
+                match programs.attach(place) {
+                    Ok(link) => added.push((place, link)),
+                    Err(PlaceError::Taken) => return Ok(None),
+                    Err(PlaceError::Other(error)) => return Err(error),
+                }
+            }
+            Ok(Some(added))
+        })??;
+        let complete = added.is_some();
+        self.links.extend(added.into_iter().flatten());
+        Ok(complete)
+    }
+}
+
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`
+fn protocol_family(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 2,
+        Family::Ipv6 => 10,
+    }
+}
+
+/// Tables with the base chains that hook functions point at. An `xt_table` serves several hooks.
+type ByAddress = HashMap<(u64, Hook), (Arc<TableIndex>, ChainRef)>;
+
+fn by_address(tables: &[Arc<TableIndex>]) -> ByAddress {
+    let mut found = HashMap::new();
+    for table in tables {
+        for (number, chain) in table.chains.iter().enumerate() {
+            if let Some(base) = &chain.base {
+                found.insert((base.address, base.hook), (table.clone(), ChainRef(number)));
+            }
+        }
+    }
+    found
+}
+
+/// Writes what lies behind each probe of a hook, for the kernel side and for the view.
+struct GapWriter<'a> {
+    netns: u32,
+    list: &'a HookList,
+    plan: &'a HookPlan,
+    by_address: &'a ByAddress,
+    texts: &'a Arc<LateTexts>,
+    view: &'a mut View,
+}
+
+impl GapWriter<'_> {
+    fn write(
+        &mut self,
+        readings: &mut Readings,
+        ebpf: &mut Ebpf,
+        known: &mut HashMap<u64, Table>,
+    ) -> Result<()> {
+        for (number, gap) in self.plan.gaps.iter().enumerate() {
+            let mut raw = RawGap { generation: readings.generation(), ..RawGap::default() };
+            let mut judges = Vec::new();
+            for function in gap.functions.iter().flat_map(judging) {
+                let table = self.table(function.chain);
+                let reading = match &table {
+                    Some((index, _)) if (raw.count as usize) < MAX_TABLES => {
+                        let entry = reading(readings, ebpf, known, index)?;
+                        raw.tables[raw.count as usize] = entry;
+                        raw.count += 1;
+                        Some(entry.id)
+                    }
+                    _ => None,
+                };
+                judges.push(Judge {
+                    reading,
+                    table,
+                    nat: function.nat,
+                    priority: function.priority,
+                    texts: self.texts.clone(),
+                });
+            }
+            let key = ProbeKey {
+                netns: self.netns,
+                family: self.list.family,
+                hook: self.list.hook,
+                priority: gap.priority,
+            };
+            let gap = Gap {
+                judges,
+                last: number + 1 == self.plan.gaps.len(),
+                after_conntrack: self.plan.conntrack.is_some_and(|conntrack| conntrack < gap.priority),
+            };
+            self.view.insert(key, gap);
+            write_gap(ebpf, key, &raw)?;
+        }
+        Ok(())
+    }
+
+    fn table(&self, address: Option<u64>) -> Option<(Arc<TableIndex>, ChainRef)> {
+        self.by_address.get(&(address?, self.list.hook)).cloned()
+    }
+}
+
+/// A base chain that a hook function runs.
+struct Judging {
+    chain: Option<u64>,
+    nat: bool,
+    priority: i32,
+}
+
+fn judging(function: &HookFunction) -> Vec<Judging> {
+    let one = |chain, nat| Judging { chain, nat, priority: function.priority };
+    match &function.kind {
+        HookKind::XtTable { table } => vec![one(Some(*table), false)],
+        HookKind::NftChain { chain } => vec![one(Some(*chain), false)],
+        HookKind::Nat { chains } if chains.is_empty() => vec![one(None, true)],
+        HookKind::Nat { chains } => chains
+            .iter()
+            .map(|chain| match chain.kind {
+                HookKind::XtTable { table: address } | HookKind::NftChain { chain: address } => {
+                    one(Some(address), true)
+                }
+                _ => one(None, true),
+            })
+            .collect(),
+        HookKind::Bpf | HookKind::Other => Vec::new(),
+    }
+}
+
+fn reading(
+    readings: &mut Readings,
+    ebpf: &mut Ebpf,
+    known: &mut HashMap<u64, Table>,
+    index: &Arc<TableIndex>,
+) -> Result<Table> {
+    let key = Arc::as_ptr(index) as u64;
+    if let Some(table) = known.get(&key) {
+        return Ok(*table);
+    }
+    let table = readings.add(ebpf, index)?;
+    known.insert(key, table);
+    Ok(table)
+}
+
+fn write_gap(ebpf: &mut Ebpf, key: ProbeKey, gap: &RawGap) -> Result<()> {
+    let mut map: BpfHashMap<_, GapKey, RawGap> =
+        BpfHashMap::try_from(ebpf.map_mut("GAPS").context("kernel object: no map GAPS")?)?;
+    let key = GapKey {
+        netns: key.netns,
+        priority: key.priority,
+        hook: u32::from(key.hook.inet_number().unwrap_or(0)),
+        pf: u32::from(protocol_family(key.family)),
+    };
+    map.insert(key, gap, 0)?;
+    Ok(())
+}

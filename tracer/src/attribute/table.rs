@@ -1,0 +1,199 @@
+//! One gap between two probes: which of its tables judged, and how.
+
+use super::mapping::Mappings;
+use crate::{
+    correlate::DraftTable,
+    model::{
+        Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, RulesSource, TableFamily, Tuple,
+        Verdict,
+    },
+    plan::Judge,
+    rules::{
+        index::{ChainRef, TableIndex},
+        path::{Fate, Walk, solve},
+        resolve::{matched_rules, nat_kind},
+        text::Texts,
+    },
+};
+
+/// What came of a gap.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    pub(super) stages: Vec<NetfilterStage>,
+    /// The packet died in the gap, and no table there killed it.
+    pub(super) dropped_elsewhere: bool,
+}
+
+/// Judges the tables of a gap in the order in which the kernel runs them.
+pub(super) fn judge(
+    tables: &[&DraftTable],
+    flow: Option<u64>,
+    direction: Option<Direction>,
+    mappings: &mut Mappings,
+) -> Judged {
+    let mut judged = Judged::default();
+    let Some(first) = tables.first() else { return judged };
+    let mut before = first.before;
+    for (number, table) in tables.iter().enumerate() {
+        let judge = &table.gap.judges[table.judge];
+        let rest = &tables[number + 1..];
+        let stage = if judge.nat && (table.confirmed || judge.table.is_none()) {
+            follow_mapping(table, judge, before, flow, direction, mappings)
+        } else if judge.nat && !table.tracked {
+            // The NAT engine leaves packets alone that connection tracking does not know.
+            None
+        } else {
+            judge.table.as_ref().map(|(index, base)| {
+                let walk = walk(table, judge, index, *base, rest);
+                decided(table, judge, index, *base, &walk, before, rest)
+            })
+        };
+        let Some(stage) = stage else { continue };
+        if let (Some(flow), Some(kind), Some(rule)) = (flow, stage.nat, stage.rules.last())
+            && stage.decided_by == Some(DecidedBy::Rule)
+        {
+            mappings.learn(
+                flow,
+                stage.before.destination != stage.after.destination
+                    || stage.before.destination_port != stage.after.destination_port,
+                kind,
+                rule,
+                stage.backend,
+            );
+        }
+        before = stage.after;
+        let died =
+            stage.verdict.is_some_and(|verdict| verdict != Verdict::Accept) && table.fate == Fate::Dropped;
+        judged.stages.push(stage);
+        if died {
+            return judged;
+        }
+    }
+    judged.dropped_elsewhere = first.fate == Fate::Dropped
+        && judged.stages.last().is_none_or(|stage| stage.verdict == Some(Verdict::Accept));
+    judged
+}
+
+/// The walk through one table, given what became of the packet in the gap.
+fn walk(table: &DraftTable, judge: &Judge, index: &TableIndex, base: ChainRef, rest: &[&DraftTable]) -> Walk {
+    let none = Vec::new();
+    let (hits, flags) = match (&table.hits, judge.reading) {
+        (Some(event), _) => (&event.hits, event.flags),
+        (None, _) => (&none, tracer_common::records::HITS_OVERWRITTEN),
+    };
+    if table.fate != Fate::Dropped {
+        return solve(index, base, hits, flags, table.fate);
+    }
+    // Somebody in the gap dropped it. A table behind this one whose counters moved shows that this one let it pass.
+    if rest.iter().any(|other| other.hits.as_ref().is_some_and(|event| !event.hits.is_empty())) {
+        return solve(index, base, hits, flags, Fate::Passed);
+    }
+    let free = solve(index, base, hits, flags, Fate::Unknown);
+    if free.is_exact() {
+        return free;
+    }
+    solve(index, base, hits, flags, if rest.is_empty() { Fate::Dropped } else { Fate::Unknown })
+}
+
+fn decided(
+    table: &DraftTable,
+    judge: &Judge,
+    index: &TableIndex,
+    base: ChainRef,
+    walk: &Walk,
+    before: Tuple,
+    rest: &[&DraftTable],
+) -> NetfilterStage {
+    let without = Texts::default();
+    let texts = judge.texts.get().unwrap_or(&without);
+    let rules = if judge.reading.is_some() { matched_rules(index, walk, texts) } else { Vec::new() };
+    let changed = judge.nat && before != table.after;
+    let by_rule = nat_kind(index, table.hook, walk);
+    // Of several NAT tables in a gap the one whose rule says so did it; without one, the last.
+    let mine = changed && (by_rule.is_some() || rest.iter().all(|other| !other.gap.judges[other.judge].nat));
+    let after = if mine { table.after } else { before };
+    let exact = judge.reading.is_some() && walk.is_exact();
+    let inexact_because = if exact {
+        None
+    } else if judge.reading.is_none() {
+        Some("rule counters are not read".to_owned())
+    } else if table.hits.is_none() {
+        Some("no counter reading of this table arrived".to_owned())
+    } else {
+        walk.inexact.as_ref().map(ToString::to_string)
+    };
+    NetfilterStage {
+        hook: table.hook,
+        family: index.family,
+        table: index.name.clone(),
+        chain: index.chains.get(base.0).map(|chain| chain.name.clone()),
+        priority: judge.priority,
+        backend: Some(index.backend),
+        verdict: walk.verdict.or((table.fate == Fate::Passed).then_some(Verdict::Accept)),
+        decided_by: walk.decided_by(),
+        rules,
+        rules_source: judge.reading.map(|_| RulesSource::Counters),
+        exact,
+        inexact_because,
+        nat: if mine { by_rule.or_else(|| kind_of_change(before, after)) } else { None },
+        mapping_rule: None,
+        before,
+        after,
+    }
+}
+
+/// A later packet of a connection, or an engine without chains: the mapping decides. `None` where it changes nothing.
+fn follow_mapping(
+    table: &DraftTable,
+    judge: &Judge,
+    before: Tuple,
+    flow: Option<u64>,
+    direction: Option<Direction>,
+    mappings: &Mappings,
+) -> Option<NetfilterStage> {
+    let after = table.after;
+    let change = kind_of_change(before, after)?;
+    let forward = direction != Some(Direction::Reply);
+    // A reply's destination is rewritten back by the rule that rewrote the source.
+    let of_destination = (change == NatKind::Dnat) == forward;
+    let known = flow.and_then(|flow| mappings.find(flow, of_destination));
+    let index = judge.table.as_ref().map(|(index, _)| index);
+    let family = match table.family {
+        Family::Ipv4 => TableFamily::Ip,
+        Family::Ipv6 => TableFamily::Ip6,
+    };
+    let backend: Option<Backend> =
+        index.map(|index| index.backend).or_else(|| known.as_ref().and_then(|known| known.backend));
+    Some(NetfilterStage {
+        hook: table.hook,
+        family: index.map_or(family, |index| index.family),
+        table: index.map_or_else(|| "nat".to_owned(), |index| index.name.clone()),
+        chain: judge
+            .table
+            .as_ref()
+            .and_then(|(index, base)| index.chains.get(base.0))
+            .map(|chain| chain.name.clone()),
+        priority: judge.priority,
+        backend,
+        verdict: Some(Verdict::Accept),
+        decided_by: Some(DecidedBy::Mapping),
+        rules: Vec::new(),
+        rules_source: None,
+        exact: true,
+        inexact_because: None,
+        nat: Some(known.as_ref().map_or(change, |known| if forward { known.kind } else { change })),
+        mapping_rule: known.map(|known| known.rule.clone()),
+        before,
+        after,
+    })
+}
+
+fn kind_of_change(before: Tuple, after: Tuple) -> Option<NatKind> {
+    if (before.destination, before.destination_port) != (after.destination, after.destination_port) {
+        Some(NatKind::Dnat)
+    } else if before != after {
+        Some(NatKind::Snat)
+    } else {
+        None
+    }
+}

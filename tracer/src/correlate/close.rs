@@ -1,0 +1,115 @@
+//! Ends: what the last event of a packet means.
+
+use super::{
+    Names,
+    open::{Open, Waiting},
+};
+use crate::{
+    decode::SightEvent,
+    model::{DeviceDirection, Hook, OutcomeKind},
+    rules::path::Fate,
+};
+
+use super::DraftStage;
+
+/// Drop reasons with which TCP frees a segment that did its work: a reset that closed its connection, a segment for a
+/// connection in TIME_WAIT (`tcp_v4_rcv`, `tcp_rcv_state_process`).
+const TAKEN_BY_TCP: [&str; 2] = ["TCP_RESET", "TCP_FLAGS"];
+/// Reasons that are no drop (`skb_drop_reason` in include/net/dropreason-core.h).
+const NOT_DROPPED: [&str; 2] = ["SKB_CONSUMED", "SKB_NOT_DROPPED_YET"];
+/// What the kernel says where it has not been taught a reason.
+const NO_REASON: &str = "NOT_SPECIFIED";
+
+impl Open {
+    pub(super) fn dropped(&mut self, sight: &SightEvent, reason: Option<u32>, location: u64, names: &Names) {
+        let reason = reason.map(|number| names.reason(number));
+        if reason.as_deref().is_some_and(|reason| NOT_DROPPED.contains(&reason)) {
+            return self.consumed(sight, location, names);
+        }
+        let location = names.function(location);
+        let reached_socket = self.last_hook() == Some(Hook::Input) && self.gap.is_none();
+        if reached_socket && self.answer.is_none() && is_taken(reason.as_deref(), location.as_deref()) {
+            let outcome = self.end(OutcomeKind::Delivered, None);
+            outcome.reason = reason;
+            return;
+        }
+        let died_in_gap = self.gap.is_some();
+        self.judged(Fate::Dropped, None);
+        if !died_in_gap && self.last_hook() == Some(Hook::Prerouting) {
+            self.not_routed(reason.as_deref());
+        }
+        let stage = self.last_stage();
+        let answer = self.answer;
+        let result = if answer.is_some() { OutcomeKind::Rejected } else { OutcomeKind::Dropped };
+        let outcome = self.end(result, stage);
+        outcome.reason = reason;
+        outcome.location = location;
+        outcome.answer = answer.map(str::to_owned);
+    }
+
+    pub(super) fn consumed(&mut self, _sight: &SightEvent, location: u64, names: &Names) {
+        if self.gap.is_some() {
+            // Freed, not dropped, inside a hook: a fragment that was put together, a packet that somebody took.
+            self.judged(Fate::Unknown, None);
+            let stage = self.last_stage();
+            let location = names.function(location);
+            self.notes.push("taken out of the hook by the kernel, not dropped".to_owned());
+            self.end(OutcomeKind::Incomplete, stage).location = location;
+            return;
+        }
+        if self.arrived() {
+            self.end(OutcomeKind::Delivered, None);
+        } else if self.last_device_out().is_some() {
+            self.left();
+        } else {
+            let stage = self.last_stage();
+            let location = names.function(location);
+            self.end(OutcomeKind::Incomplete, stage).location = location;
+        }
+    }
+
+    /// It turned up in a namespace that is not traced, or its driver is done with it.
+    pub(super) fn left(&mut self) {
+        let device = self.last_device_out();
+        self.end(OutcomeKind::Forwarded, None).device = device;
+    }
+
+    /// Nothing more was seen of it for as long as [`Waiting`] allows.
+    pub(super) fn timed_out(&mut self) {
+        match self.waiting {
+            Waiting::Delivery | Waiting::SocketVerdict => {
+                self.end(OutcomeKind::Delivered, None);
+            }
+            Waiting::Departure => self.left(),
+            Waiting::Travel => {
+                self.judged(Fate::Unknown, None);
+                let stage = self.last_stage();
+                self.end(OutcomeKind::Incomplete, stage);
+            }
+        }
+    }
+
+    fn arrived(&self) -> bool {
+        self.last_hook() == Some(Hook::Input)
+            || matches!(self.waiting, Waiting::Delivery | Waiting::SocketVerdict)
+    }
+
+    fn last_device_out(&self) -> Option<String> {
+        match &self.stages.last()?.stage {
+            DraftStage::Device(device) if device.direction == DeviceDirection::Out => {
+                Some(device.device.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether TCP freed a segment that it had taken, though it calls that a drop.
+fn is_taken(reason: Option<&str>, location: Option<&str>) -> bool {
+    let by_tcp = location.is_some_and(|function| function.starts_with("tcp_"));
+    match reason {
+        Some(reason) if TAKEN_BY_TCP.contains(&reason) => by_tcp,
+        Some(NO_REASON) => by_tcp,
+        _ => false,
+    }
+}

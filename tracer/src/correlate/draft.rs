@@ -1,0 +1,193 @@
+//! A finished journey whose rules, sockets and causes are not looked up yet.
+
+use std::sync::Arc;
+
+use tracer_common::{records::SIGHT_UNREADABLE, tuple as raw};
+
+use super::{flows::Flows, open::Open};
+use crate::{
+    decode::{self, HitsEvent, SightEvent},
+    model::{
+        Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, Protocol,
+        RouteStage, Tuple,
+    },
+    plan::Gap,
+    rules::path::Fate,
+};
+
+/// What one judge in a gap had before it; attribution makes a netfilter stage of it.
+#[derive(Clone, Debug)]
+pub struct DraftTable {
+    pub gap: Arc<Gap>,
+    /// Index in [`Gap::judges`].
+    pub judge: usize,
+    pub hook: Hook,
+    pub family: Family,
+    pub hits: Option<HitsEvent>,
+    pub fate: Fate,
+    pub before: Tuple,
+    pub after: Tuple,
+    /// The connection was confirmed before: NAT follows the mapping.
+    pub confirmed: bool,
+    /// Connection tracking knows the packet.
+    pub tracked: bool,
+}
+
+/// A stage, as far as events tell.
+#[derive(Clone, Debug)]
+pub enum DraftStage {
+    Device(DeviceStage),
+    Route(RouteStage),
+    Table(DraftTable),
+}
+
+/// A stage and when it was, in nanoseconds of CLOCK_MONOTONIC.
+#[derive(Clone, Debug)]
+pub struct TimedStage {
+    pub stage: DraftStage,
+    pub time: u64,
+    pub netns: u32,
+}
+
+/// A finished journey.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub flow: Option<u64>,
+    pub direction: Option<Direction>,
+    /// First sight, nanoseconds of CLOCK_MONOTONIC.
+    pub time: u64,
+    pub packet: Packet,
+    pub stages: Vec<TimedStage>,
+    pub conntrack: Option<Conntrack>,
+    pub outcome: Outcome,
+    pub notes: Vec<String>,
+    /// Namespace of the last sight, and the packet's tuple there: where a receiving socket is looked for.
+    pub netns: u32,
+    pub last_tuple: Tuple,
+    /// Local port of the socket that took it, where an event said so: TPROXY delivers to another port than the
+    /// packet names.
+    pub socket_port: Option<u16>,
+}
+
+/// `IP_CT_IS_REPLY`, `IP_CT_UNTRACKED` (include/uapi/linux/netfilter/nf_conntrack_common.h).
+const IS_REPLY: u8 = 3;
+const UNTRACKED: u8 = 7;
+
+impl Open {
+    /// `None` for a journey of which no packet was ever seen (its first records were lost).
+    pub(super) fn into_draft(mut self, flows: &mut Flows) -> Option<Draft> {
+        let first = self.first.take()?;
+        let tuple = first.tuple?;
+        let conntrack = self.conntrack_of_packet();
+        let tracked = conntrack.as_ref().is_some_and(|c| c.original.is_some());
+        let flow = match (&self.tuples, tracked) {
+            (Some(tuples), true) => Some(flows.number(self.conntrack, &tuples.original, self.conntrack_zone)),
+            _ => None,
+        };
+        let direction = match self.conntrack_info {
+            Some(info) if tracked => {
+                Some(if is_reply(info) { Direction::Reply } else { Direction::Original })
+            }
+            _ => None,
+        };
+        if first.raw.flags & SIGHT_UNREADABLE != 0 {
+            self.notes.push("a part of the packet could not be read".to_owned());
+        }
+        let last_stage = self.last_stage();
+        Some(Draft {
+            flow,
+            direction,
+            time: first.raw.head.time,
+            packet: packet(&first, tuple),
+            stages: self.stages,
+            conntrack,
+            outcome: self.outcome.unwrap_or(Outcome {
+                result: OutcomeKind::Incomplete,
+                stage: last_stage,
+                reason: None,
+                location: None,
+                device: None,
+                socket: None,
+                answer: None,
+            }),
+            notes: self.notes,
+            netns: self.netns,
+            last_tuple: self.tuple.unwrap_or(tuple),
+            socket_port: self.socket_port.or_else(|| self.socket.map(|socket| socket.tuple.source_port)),
+        })
+    }
+
+    fn conntrack_of_packet(&self) -> Option<Conntrack> {
+        let bare =
+            |state| Conntrack { state, original: None, reply: None, mark: None, zone: None, status: None };
+        let Some(info) = self.conntrack_info else {
+            return self.after_conntrack.then(|| bare(CtState::Invalid));
+        };
+        if info == UNTRACKED || self.conntrack == 0 {
+            return Some(bare(CtState::Untracked));
+        }
+        let state = match info {
+            0 | 3 => CtState::Established,
+            1 | 4 => CtState::Related,
+            _ => CtState::New,
+        };
+        let tuple = |choose: fn(&decode::TuplesEvent) -> &raw::Tuple| {
+            self.tuples.as_ref().and_then(|tuples| decode::tuple(choose(tuples)))
+        };
+        Some(Conntrack {
+            state,
+            original: tuple(|t| &t.original),
+            reply: tuple(|t| &t.reply),
+            mark: Some(self.conntrack_mark),
+            zone: Some(self.conntrack_zone),
+            status: Some(self.conntrack_status),
+        })
+    }
+}
+
+fn is_reply(info: u8) -> bool {
+    info >= IS_REPLY
+}
+
+fn packet(sight: &SightEvent, tuple: Tuple) -> Packet {
+    let raw = &sight.raw;
+    let is_icmp = matches!(sight.protocol, Protocol::ICMP | Protocol::ICMP6);
+    Packet {
+        family: sight.family,
+        protocol: sight.protocol,
+        tuple,
+        length: raw.length,
+        tcp_flags: (sight.protocol == Protocol::TCP).then(|| tcp_flags(raw.tcp_flags)),
+        ip_id: (sight.family == Family::Ipv4).then_some(raw.ip_id),
+        icmp_type: is_icmp.then_some(raw.icmp_type),
+        icmp_code: is_icmp.then_some(raw.icmp_code),
+        ttl: raw.ttl,
+        fragment: fragment(sight),
+        segments: (raw.gso_segments > 1).then_some(raw.gso_segments),
+        quoted: sight.quoted(),
+    }
+}
+
+fn tcp_flags(byte: u8) -> String {
+    const FLAGS: [(u8, char); 8] = [
+        (0x02, 'S'),
+        (0x10, 'A'),
+        (0x01, 'F'),
+        (0x04, 'R'),
+        (0x08, 'P'),
+        (0x20, 'U'),
+        (0x40, 'E'),
+        (0x80, 'C'),
+    ];
+    FLAGS.iter().filter(|(bit, _)| byte & bit != 0).map(|(_, letter)| letter).collect()
+}
+
+/// IPv4: offset in units of 8 bytes in the low 13 bits, MF above; IPv6: offset in the high 13 bits, M lowest.
+fn fragment(sight: &SightEvent) -> Option<String> {
+    let field = sight.raw.fragment;
+    let (offset, more) = match sight.family {
+        Family::Ipv4 => ((field & 0x1fff) * 8, field & 0x2000 != 0),
+        Family::Ipv6 => (field & 0xfff8, field & 1 != 0),
+    };
+    (offset != 0 || more).then(|| format!("offset {offset}{}", if more { ", more follow" } else { ", last" }))
+}

@@ -1,0 +1,238 @@
+//! Events to journeys: one packet, one journey, from first sight until it is freed, leaves, or stalls. Pure: the
+//! clock is the events' own, and `tick` says how late it is.
+
+mod answer;
+mod close;
+mod draft;
+mod flows;
+mod names;
+mod netfilter;
+mod open;
+mod route;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+pub use draft::{Draft, DraftStage, DraftTable, TimedStage};
+pub use names::Names;
+
+use self::{
+    flows::Flows,
+    open::{Open, Waiting},
+};
+use crate::{
+    decode::{Event, SightEvent, SightKind, TuplesEvent},
+    model::{DeviceDirection, DeviceStage, Hook},
+    plan::View,
+};
+use tracer_common::{
+    filter::Filter,
+    records::{SIGHT_FIRST, SIGHT_LATE, SIGHT_TENTATIVE},
+};
+
+/// A followed packet that the kernel side need not follow any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forget {
+    pub skb: u64,
+    pub journey: u64,
+}
+
+/// What came of handling events.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Journeys that ended, in the order of their ends.
+    pub closed: Vec<Draft>,
+    /// Packets that ended without being freed under our eyes.
+    pub forget: Vec<Forget>,
+}
+
+/// Puts journeys together.
+pub struct Correlator {
+    pub view: View,
+    filter: Filter,
+    names: Names,
+    open: HashMap<u64, Open>,
+    flows: Flows,
+    /// The journey last seen on each CPU: what the kernel sends from there next may be its answer.
+    last_on_cpu: HashMap<u32, u64>,
+}
+
+impl Correlator {
+    #[must_use]
+    pub fn new(filter: Filter, names: Names) -> Self {
+        Self {
+            view: View::default(),
+            filter,
+            names,
+            open: HashMap::new(),
+            flows: Flows::default(),
+            last_on_cpu: HashMap::new(),
+        }
+    }
+
+    /// Handles one event.
+    pub fn event(&mut self, event: Event, output: &mut Output) {
+        let journey = event.journey();
+        match event {
+            Event::Sight(sight) => self.sight(journey, &sight, output),
+            Event::Tuples(tuples) => {
+                let matched = tuples_match(&self.filter, &tuples);
+                self.with(journey, |open| {
+                    open.matched |= matched;
+                    open.tuples = Some(tuples);
+                });
+            }
+            Event::Hits(hits) => self.with(journey, |open| open.hits.push(hits)),
+            Event::Route(route) => self.with(journey, |open| open.routes.push(route)),
+            Event::Answer(answer) => self.with(journey, |open| open.answered(answer.icmp)),
+            Event::Socket(socket) => self.with(journey, |open| {
+                if open.waiting == Waiting::Delivery {
+                    open.wait(Waiting::SocketVerdict, socket.time);
+                }
+                open.socket.get_or_insert(socket);
+            }),
+        }
+    }
+
+    fn with(&mut self, journey: u64, change: impl FnOnce(&mut Open)) {
+        // A conntrack record comes before the first sight of its journey.
+        change(self.open.entry(journey).or_default());
+    }
+
+    fn sight(&mut self, journey: u64, sight: &SightEvent, output: &mut Output) {
+        if sight.raw.flags & SIGHT_FIRST != 0 {
+            self.answer_to_another(sight);
+        }
+        self.last_on_cpu.insert(sight.raw.head.cpu, journey);
+        let open = self.open.entry(journey).or_default();
+        open.see(sight, &self.filter);
+        let ended = match sight.kind {
+            SightKind::DeviceIn => {
+                open.device(sight, DeviceDirection::In);
+                false
+            }
+            SightKind::DeviceOut => {
+                open.leave_gap(sight);
+                open.device(sight, DeviceDirection::Out);
+                false
+            }
+            SightKind::Netfilter { family, hook, priority } => {
+                open.netfilter(sight, family, hook, priority, &self.view);
+                false
+            }
+            SightKind::Drop { reason, location } => {
+                open.dropped(sight, reason, location, &self.names);
+                true
+            }
+            SightKind::Consume { location } => {
+                open.consumed(sight, location, &self.names);
+                true
+            }
+            SightKind::Left => {
+                open.left();
+                true
+            }
+        };
+        if ended && let Some(open) = self.open.remove(&journey) {
+            self.close(open, output);
+        }
+    }
+
+    /// Closes what has waited long enough, `now` on the events' clock.
+    pub fn tick(&mut self, now: u64, output: &mut Output) {
+        let late: Vec<u64> =
+            self.open.iter().filter(|(_, open)| open.deadline <= now).map(|(journey, _)| *journey).collect();
+        for journey in late {
+            self.give_up(journey, output);
+        }
+    }
+
+    /// Closes everything: the trace ends.
+    pub fn finish(&mut self, output: &mut Output) {
+        let mut all: Vec<u64> = self.open.keys().copied().collect();
+        all.sort_unstable();
+        for journey in all {
+            self.give_up(journey, output);
+        }
+    }
+
+    fn give_up(&mut self, journey: u64, output: &mut Output) {
+        let Some(mut open) = self.open.remove(&journey) else { return };
+        if let Some(skb) = open.skb() {
+            output.forget.push(Forget { skb, journey });
+        }
+        open.timed_out();
+        self.close(open, output);
+    }
+
+    fn close(&mut self, open: Open, output: &mut Output) {
+        if open.matched
+            && let Some(draft) = open.into_draft(&mut self.flows)
+        {
+            output.closed.push(draft);
+        }
+    }
+
+    /// Journeys under way.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.open.len()
+    }
+}
+
+fn tuples_match(filter: &Filter, tuples: &TuplesEvent) -> bool {
+    filter.matches(&tuples.original) || filter.matches(&tuples.reply.inverse())
+}
+
+impl Open {
+    /// Takes note of a sight, wherever it was.
+    fn see(&mut self, sight: &SightEvent, filter: &Filter) {
+        if sight.raw.flags & SIGHT_TENTATIVE == 0 || filter.matches(&sight.raw.tuple) {
+            self.matched = true;
+        }
+        if self.first.is_none() {
+            if sight.raw.flags & SIGHT_LATE != 0 {
+                self.notes
+                    .push("joined behind connection tracking: what came before was not seen".to_owned());
+            }
+            self.first = Some(Box::new(sight.clone()));
+        }
+        if let Some(tuple) = sight.tuple {
+            self.tuple = Some(tuple);
+        }
+        if !matches!(sight.kind, SightKind::Left) {
+            if sight.raw.netns != 0 {
+                self.netns = sight.raw.netns;
+            }
+            if let Some(info) = sight.conntrack_info() {
+                self.conntrack_info = Some(info);
+                self.conntrack_mark = sight.raw.conntrack_mark;
+                self.conntrack_zone = sight.raw.conntrack_zone;
+                self.conntrack_status = sight.raw.conntrack_status;
+                self.conntrack = sight.raw.conntrack;
+            }
+        }
+        self.time = sight.raw.head.time;
+        self.wait(Waiting::Travel, sight.raw.head.time);
+    }
+
+    fn device(&mut self, sight: &SightEvent, direction: DeviceDirection) {
+        let (device, ifindex) = match direction {
+            DeviceDirection::In => (sight.device_in(), sight.raw.in_ifindex),
+            DeviceDirection::Out => (sight.device_out(), sight.raw.out_ifindex),
+        };
+        let Some(device) = device else { return };
+        self.hook = None;
+        if direction == DeviceDirection::Out {
+            self.wait(Waiting::Departure, sight.raw.head.time);
+        }
+        self.push(DraftStage::Device(DeviceStage { device, ifindex, direction, programs: Vec::new() }));
+    }
+
+    /// The hook in which the packet is or was last.
+    fn last_hook(&self) -> Option<Hook> {
+        self.hook
+    }
+}

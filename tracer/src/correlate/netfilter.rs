@@ -1,0 +1,106 @@
+//! Through the hooks: what lay between two probes was passed when the packet turns up behind it.
+
+use super::{
+    DraftStage, DraftTable,
+    draft::TimedStage,
+    open::{InGap, Open, Waiting},
+};
+use crate::{
+    decode::SightEvent,
+    model::{DeviceDirection, DeviceStage, Family, Hook, Tuple},
+    plan::{ProbeKey, View},
+    rules::path::Fate,
+};
+
+/// `IPS_CONFIRMED` (include/uapi/linux/netfilter/nf_conntrack_common.h).
+const CONFIRMED: u32 = 1 << 3;
+
+impl Open {
+    pub(super) fn netfilter(
+        &mut self,
+        sight: &SightEvent,
+        family: Family,
+        hook: Hook,
+        priority: i32,
+        view: &View,
+    ) {
+        self.leave_gap(sight);
+        if self.stages.is_empty()
+            && hook != Hook::Output
+            && let Some(device) = sight.device_in()
+        {
+            // First sight behind the device (it began late): the hook knows where it came in.
+            let ifindex = sight.raw.in_ifindex;
+            let direction = DeviceDirection::In;
+            self.push(DraftStage::Device(DeviceStage { device, ifindex, direction, programs: Vec::new() }));
+        }
+        if self.hook != Some(hook) {
+            self.enter_hook(sight, hook);
+        }
+        if hook == Hook::Prerouting {
+            // What was looked up so far is what matches (addrtype, rpfilter, fib) asked.
+            self.routes.clear();
+        }
+        let key = ProbeKey { netns: sight.raw.netns, family, hook, priority };
+        let Some(gap) = view.gap(key) else { return };
+        self.after_conntrack |= gap.after_conntrack;
+        if hook == Hook::Input && sight.raw.socket_port != 0 {
+            self.socket_port = Some(sight.raw.socket_port);
+        }
+        if gap.last && hook == Hook::Input {
+            self.wait(Waiting::Delivery, sight.raw.head.time);
+        }
+        if let Some(before) = self.tuple
+            && !gap.judges.is_empty()
+        {
+            self.gap = Some(InGap {
+                gap: gap.clone(),
+                hook,
+                family,
+                netns: sight.raw.netns,
+                time: sight.raw.head.time,
+                before,
+                status_before: (sight.raw.conntrack != 0).then_some(sight.raw.conntrack_status),
+            });
+        }
+    }
+
+    /// A hook begins: the routing decision that led there comes first.
+    fn enter_hook(&mut self, sight: &SightEvent, hook: Hook) {
+        let from = self.hook.replace(hook);
+        let routed = matches!(hook, Hook::Input | Hook::Forward | Hook::Output) || !self.routes.is_empty();
+        if routed && !(hook == Hook::Postrouting && from == Some(Hook::Forward)) {
+            self.routed(sight);
+        }
+    }
+
+    /// The packet turned up behind the gap it was in.
+    pub(super) fn leave_gap(&mut self, sight: &SightEvent) {
+        let after = sight.tuple;
+        self.judged(Fate::Passed, after);
+    }
+
+    /// The gap ended, in one way or another.
+    pub(super) fn judged(&mut self, fate: Fate, after: Option<Tuple>) {
+        let Some(inside) = self.gap.take() else { return };
+        let hits = std::mem::take(&mut self.hits);
+        let after = after.unwrap_or(inside.before);
+        for (number, judge) in inside.gap.judges.iter().enumerate() {
+            let table = DraftTable {
+                gap: inside.gap.clone(),
+                judge: number,
+                hook: inside.hook,
+                family: inside.family,
+                hits: hits.iter().find(|hits| judge.reading == Some(hits.table)).cloned(),
+                fate,
+                before: inside.before,
+                after,
+                confirmed: inside.status_before.is_some_and(|status| status & CONFIRMED != 0),
+                // In a gap that holds connection tracking itself, the packet gets its entry there.
+                tracked: inside.status_before.is_some() || self.conntrack != 0,
+            };
+            let stage = DraftStage::Table(table);
+            self.stages.push(TimedStage { stage, time: inside.time, netns: inside.netns });
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A journey under way.
+
+use std::sync::Arc;
+
+use crate::{
+    decode::{HitsEvent, RouteEvent, SightEvent, SocketTaken, TuplesEvent},
+    model::{Family, Hook, Outcome, OutcomeKind, Tuple},
+    plan::Gap,
+};
+
+use super::draft::{DraftStage, TimedStage};
+
+/// What a journey waits for, and how long (nanoseconds).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Its next sight. A packet may wait three seconds for its neighbour to answer, or for a verdict from user space.
+    #[default]
+    Travel,
+    /// INPUT let it pass: a drop would follow in the same breath, delivery may show nothing.
+    Delivery,
+    /// A socket took it, and may still throw it away.
+    SocketVerdict,
+    /// It was handed to a device's driver.
+    Departure,
+}
+
+impl Waiting {
+    const fn nanoseconds(self) -> u64 {
+        const MILLISECOND: u64 = 1_000_000;
+        match self {
+            Self::Travel => 5_000 * MILLISECOND,
+            Self::Delivery => 30 * MILLISECOND,
+            Self::SocketVerdict => 3 * MILLISECOND,
+            Self::Departure => 50 * MILLISECOND,
+        }
+    }
+}
+
+/// The gap in which the packet is.
+#[derive(Clone, Debug)]
+pub(super) struct InGap {
+    pub(super) gap: Arc<Gap>,
+    pub(super) hook: Hook,
+    pub(super) family: Family,
+    pub(super) netns: u32,
+    pub(super) time: u64,
+    pub(super) before: Tuple,
+    /// `IPS_*` before the gap; `None` without a conntrack entry.
+    pub(super) status_before: Option<u32>,
+}
+
+/// A journey under way.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    pub(super) first: Option<Box<SightEvent>>,
+    pub(super) tuple: Option<Tuple>,
+    pub(super) netns: u32,
+    pub(super) time: u64,
+    pub(super) stages: Vec<TimedStage>,
+    pub(super) hook: Option<Hook>,
+    pub(super) gap: Option<InGap>,
+    pub(super) hits: Vec<HitsEvent>,
+    pub(super) routes: Vec<RouteEvent>,
+    pub(super) tuples: Option<TuplesEvent>,
+    pub(super) conntrack: u64,
+    pub(super) conntrack_info: Option<u8>,
+    pub(super) conntrack_mark: u32,
+    pub(super) conntrack_zone: u16,
+    pub(super) conntrack_status: u32,
+    /// Connection tracking had its chance.
+    pub(super) after_conntrack: bool,
+    pub(super) answer: Option<&'static str>,
+    pub(super) socket: Option<SocketTaken>,
+    /// Local port of the socket attached to the packet while INPUT judged it.
+    pub(super) socket_port: Option<u16>,
+    pub(super) matched: bool,
+    pub(super) notes: Vec<String>,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) waiting: Waiting,
+    pub(super) deadline: u64,
+}
+
+impl Open {
+    pub(super) fn wait(&mut self, waiting: Waiting, now: u64) {
+        self.waiting = waiting;
+        self.deadline = now.saturating_add(waiting.nanoseconds());
+    }
+
+    pub(super) fn skb(&self) -> Option<u64> {
+        self.first.as_ref().map(|first| first.raw.skb)
+    }
+
+    pub(super) fn push(&mut self, stage: DraftStage) {
+        self.stages.push(TimedStage { stage, time: self.time, netns: self.netns });
+    }
+
+    pub(super) fn end(&mut self, result: OutcomeKind, stage: Option<usize>) -> &mut Outcome {
+        self.outcome.insert(Outcome {
+            result,
+            stage,
+            reason: None,
+            location: None,
+            device: None,
+            socket: None,
+            answer: None,
+        })
+    }
+
+    pub(super) fn last_stage(&self) -> Option<usize> {
+        self.stages.len().checked_sub(1)
+    }
+}

@@ -1,0 +1,99 @@
+//! Routing decisions: lookups that were seen, and the route that the packet carries afterwards.
+
+use super::{DraftStage, open::Open};
+use crate::{
+    decode::{RouteEvent, SightEvent},
+    model::RouteStage,
+};
+
+/// `-EAGAIN`: no match in this table, the next is asked.
+const NEXT_TABLE: i32 = -11;
+/// `RT_TABLE_MAIN`, `RT_TABLE_LOCAL` (include/uapi/linux/rtnetlink.h).
+const MAIN: u32 = 254;
+const LOCAL: u32 = 255;
+/// `RTN_LOCAL`, `RTN_BROADCAST`
+const TYPE_LOCAL: u8 = 2;
+const TYPE_BROADCAST: u8 = 3;
+
+impl Open {
+    /// The packet has a route: says which.
+    pub(super) fn routed(&mut self, sight: &SightEvent) {
+        let lookups = std::mem::take(&mut self.routes);
+        let found = lookups.iter().rev().find(|lookup| lookup.error == 0);
+        let Some(destination) = sight.tuple.map(|tuple| tuple.destination) else { return };
+        if found.is_none() && sight.raw.routed == 0 {
+            return;
+        }
+        let route_type = match sight.raw.route_type {
+            0 => found.and_then(|lookup| lookup.route_type),
+            known => Some(known),
+        };
+        let stage = RouteStage {
+            table: found.map(|lookup| table(lookup, route_type, &lookups)),
+            destination,
+            device: sight.route_device().or_else(|| found.and_then(|lookup| lookup.device.clone())),
+            gateway: sight.route_gateway().or_else(|| found.and_then(|lookup| lookup.gateway)),
+            error: None,
+            route_type: route_type.and_then(type_name).map(str::to_owned),
+            mark: found.map(|lookup| lookup.mark).filter(|mark| *mark != 0),
+        };
+        self.push(DraftStage::Route(stage));
+    }
+
+    /// Routing threw the packet away. `reason` is the kernel's, for when no lookup says why.
+    pub(super) fn not_routed(&mut self, reason: Option<&str>) {
+        let lookups = std::mem::take(&mut self.routes);
+        let Some(destination) = self.tuple.map(|tuple| tuple.destination) else { return };
+        let last = lookups.iter().rev().find(|lookup| lookup.error != NEXT_TABLE);
+        let error = match last {
+            Some(lookup) if lookup.error != 0 => Some(errno(lookup.error)),
+            None if !lookups.is_empty() => Some("ENETUNREACH".to_owned()),
+            _ => reason.map(str::to_owned),
+        };
+        let stage = RouteStage {
+            table: last.map(|lookup| lookup.table),
+            destination,
+            device: None,
+            gateway: None,
+            error,
+            route_type: None,
+            mark: lookups.iter().map(|lookup| lookup.mark).find(|mark| *mark != 0),
+        };
+        self.push(DraftStage::Route(stage));
+    }
+}
+
+/// While there are no rules of policy routing, the kernel keeps the tables main and local in one trie and looks up
+/// both as main (`fib_trie_unmerge`, net/ipv4/fib_trie.c): a local route found there is table local's.
+fn table(lookup: &RouteEvent, route_type: Option<u8>, lookups: &[RouteEvent]) -> u32 {
+    let merged = lookups.iter().all(|other| other.table != LOCAL);
+    let is_local = matches!(route_type, Some(TYPE_LOCAL | TYPE_BROADCAST));
+    if lookup.destination.is_ipv4() && lookup.table == MAIN && merged && is_local {
+        LOCAL
+    } else {
+        lookup.table
+    }
+}
+
+/// As `ip route` names them (include/uapi/linux/rtnetlink.h).
+fn type_name(number: u8) -> Option<&'static str> {
+    [
+        "unspec",
+        "unicast",
+        "local",
+        "broadcast",
+        "anycast",
+        "multicast",
+        "blackhole",
+        "unreachable",
+        "prohibit",
+        "throw",
+        "nat",
+    ]
+    .get(usize::from(number))
+    .copied()
+}
+
+fn errno(error: i32) -> String {
+    format!("{:?}", nix::errno::Errno::from_raw(-error))
+}

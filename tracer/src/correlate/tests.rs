@@ -1,0 +1,1 @@
+//! Journeys from hand-built events.

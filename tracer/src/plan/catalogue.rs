@@ -1,0 +1,39 @@
+//! The tracepoint programs, as data: attach, `start`, doctor and the documentation read this list.
+
+/// One tracepoint program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracepoint {
+    /// Program in the kernel object.
+    pub program: &'static str,
+    /// The kernel's name.
+    pub tracepoint: &'static str,
+    /// What a user gets from it.
+    pub gives: &'static str,
+    /// Without it there are no journeys to show.
+    pub required: bool,
+}
+
+/// Every tracepoint, in the order in which they are attached: ends before beginnings, so that no packet is followed
+/// whose end would be missed.
+pub const TRACEPOINTS: &[Tracepoint] = &[
+    tracepoint("packet_drop", "kfree_skb", "drops, with reason and place", true),
+    tracepoint("packet_consume", "consume_skb", "the end of delivered and sent packets", true),
+    tracepoint("route_lookup", "fib_table_lookup", "IPv4 routing decisions with their table", false),
+    tracepoint("route_lookup6", "fib6_table_lookup", "IPv6 routing decisions with their table", false),
+    tracepoint("socket_data", "sk_data_ready", "delivery to a socket, at once", false),
+    tracepoint("socket_state", "inet_sock_set_state", "delivery to a TCP socket that changes state", false),
+    tracepoint("socket_segment", "tcp_probe", "delivery to an established TCP socket", false),
+    tracepoint("reset_sent", "tcp_send_reset", "resets that the host's TCP answered with", false),
+    tracepoint("icmp_sent", "icmp_send", "ICMP errors that the host answered with", false),
+    tracepoint("device_out", "net_dev_start_xmit", "devices a packet leaves by", true),
+    tracepoint("device_in", "netif_receive_skb", "devices a packet comes in by", true),
+];
+
+const fn tracepoint(
+    program: &'static str,
+    tracepoint: &'static str,
+    gives: &'static str,
+    required: bool,
+) -> Tracepoint {
+    Tracepoint { program, tracepoint, gives, required }
+}

@@ -1,0 +1,10 @@
+//! What is attached where: the catalogue of tracepoints, and the places of netfilter probes between the
+//! functions that are hooked in a namespace. Pure.
+
+mod catalogue;
+mod places;
+mod view;
+
+pub use catalogue::{TRACEPOINTS, Tracepoint};
+pub use places::{GapPlan, HookPlan, plan_hook};
+pub use view::{Gap, Judge, ProbeKey, View};

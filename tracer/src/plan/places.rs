@@ -1,0 +1,130 @@
+//! Where netfilter probes stand: before each table and after the last, at priorities that nobody uses
+//! (`nf_hook_entries_grow`, net/netfilter/core.c, refuses a BPF program a priority that is taken).
+
+use tracer_common::settings::{MAX_TABLES, role};
+
+use crate::{
+    kernel::hooks::{HookFunction, HookKind, HookList},
+    model::Hook,
+};
+
+/// A probe, and what lies between it and the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GapPlan {
+    pub priority: i32,
+    /// [`role`] bits.
+    pub role: u32,
+    /// Tables and the NAT engine, in the order in which the kernel runs them; empty behind the last probe.
+    pub functions: Vec<HookFunction>,
+}
+
+/// The probes at one hook, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookPlan {
+    pub gaps: Vec<GapPlan>,
+    /// Priority of connection tracking here, when it is hooked.
+    pub conntrack: Option<i32>,
+}
+
+/// Places probes at one hook; our own must not be in the list.
+#[must_use]
+pub fn plan_hook(list: &HookList) -> HookPlan {
+    let functions: Vec<&HookFunction> = list.functions.iter().collect();
+    let conntrack = functions.iter().find(|f| is_conntrack(f)).map(|f| f.priority);
+    let mut gaps: Vec<GapPlan> = Vec::new();
+    let mut previous: Option<i32> = None;
+    for function in &functions {
+        if judges(function) {
+            match free_before(function.priority, previous) {
+                // Every place that the walk needs must be free, or the table shares a gap with the one before.
+                Some(priority) if gaps.last().is_none_or(|gap| gap.priority < priority) => {
+                    gaps.push(GapPlan { priority, role: role::FOLLOW, functions: vec![(*function).clone()] });
+                }
+                _ => match gaps.last_mut() {
+                    Some(gap) if gap.functions.len() < MAX_TABLES => gap.functions.push((*function).clone()),
+                    Some(_) => {}
+                    None => {
+                        if let Some(priority) = free_below(function.priority, &functions) {
+                            let function = (*function).clone();
+                            gaps.push(GapPlan { priority, role: role::FOLLOW, functions: vec![function] });
+                        }
+                    }
+                },
+            }
+        }
+        previous = Some(function.priority);
+    }
+    let after =
+        functions.iter().rev().find(|f| judges(f)).map_or(default_priority(list.hook), |f| f.priority + 1);
+    gaps.push(GapPlan { priority: free_from(after, &functions), role: role::FOLLOW, functions: Vec::new() });
+    assign_roles(list.hook, conntrack, &mut gaps);
+    HookPlan { gaps, conntrack }
+}
+
+/// Whether a function judges packets by a ruleset, or rewrites them.
+fn judges(function: &HookFunction) -> bool {
+    matches!(function.kind, HookKind::XtTable { .. } | HookKind::NftChain { .. } | HookKind::Nat { .. })
+}
+
+/// `ipv4_conntrack_in`, `ipv4_conntrack_local`, `ipv6_...` (net/netfilter/nf_conntrack_proto.c), at
+/// `NF_IP_PRI_CONNTRACK`.
+fn is_conntrack(function: &HookFunction) -> bool {
+    match &function.symbol {
+        Some(symbol) => symbol.ends_with("_conntrack_in") || symbol.ends_with("_conntrack_local"),
+        None => function.kind == HookKind::Other && function.priority == -200,
+    }
+}
+
+/// The priority right before a function, if the function before it leaves room.
+fn free_before(priority: i32, previous: Option<i32>) -> Option<i32> {
+    let before = priority.checked_sub(1).filter(|before| *before > i32::MIN)?;
+    previous.is_none_or(|previous| previous < before).then_some(before)
+}
+
+/// The nearest free priority below one.
+fn free_below(priority: i32, functions: &[&HookFunction]) -> Option<i32> {
+    let mut candidate = priority.checked_sub(1)?;
+    while candidate > i32::MIN + 1 {
+        if functions.iter().all(|f| f.priority != candidate) {
+            return Some(candidate);
+        }
+        candidate -= 1;
+    }
+    None
+}
+
+/// The nearest free priority from one upwards.
+fn free_from(priority: i32, functions: &[&HookFunction]) -> i32 {
+    let mut candidate = priority;
+    while candidate < i32::MAX - 1 && functions.iter().any(|f| f.priority == candidate) {
+        candidate += 1;
+    }
+    candidate
+}
+
+/// Where the only probe stands when no table is hooked: behind what conntrack and NAT would do there.
+fn default_priority(hook: Hook) -> i32 {
+    match hook {
+        Hook::Output => -199,
+        Hook::Prerouting => -99,
+        Hook::Postrouting => 101,
+        _ => 1,
+    }
+}
+
+/// The first probe of OUTPUT decides about local packets; the first behind conntrack looks at connections.
+fn assign_roles(hook: Hook, conntrack: Option<i32>, gaps: &mut [GapPlan]) {
+    if hook == Hook::Output
+        && let Some(first) = gaps.first_mut()
+    {
+        first.role |= role::GATE;
+    }
+    if !matches!(hook, Hook::Output | Hook::Prerouting) {
+        return;
+    }
+    if let Some(conntrack) = conntrack
+        && let Some(late) = gaps.iter_mut().find(|gap| gap.priority > conntrack)
+    {
+        late.role |= role::LATE;
+    }
+}

@@ -1,0 +1,63 @@
+//! What stands in each gap between two probes, for the stages that read events.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    model::{Family, Hook},
+    rules::{
+        index::{ChainRef, TableIndex},
+        late::LateTexts,
+    },
+};
+
+/// A base chain, or the NAT engine without one, that judges packets in a gap.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    /// Number of its counter reading; `None` where counters are not read.
+    pub reading: Option<u32>,
+    /// The table and its base chain here; `None` for a bare NAT engine, or where the table could not be read.
+    pub table: Option<(Arc<TableIndex>, ChainRef)>,
+    /// It hangs off the NAT engine (or is it): only a connection's first packet is judged, later ones follow the
+    /// mapping.
+    pub nat: bool,
+    pub priority: i32,
+    pub texts: Arc<LateTexts>,
+}
+
+/// A probe and what lies behind it.
+#[derive(Clone, Debug)]
+pub struct Gap {
+    /// Empty behind a hook's last probe.
+    pub judges: Vec<Judge>,
+    /// Behind it the hook ends.
+    pub last: bool,
+    /// Connection tracking has seen the packet before this probe.
+    pub after_conntrack: bool,
+}
+
+/// Where a probe stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProbeKey {
+    pub netns: u32,
+    pub family: Family,
+    pub hook: Hook,
+    pub priority: i32,
+}
+
+/// The gaps of every traced namespace. Gaps of a former plan stay until the same place is planned anew, since
+/// events about them may still be on their way.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    gaps: HashMap<ProbeKey, Arc<Gap>>,
+}
+
+impl View {
+    pub fn insert(&mut self, key: ProbeKey, gap: Gap) {
+        self.gaps.insert(key, Arc::new(gap));
+    }
+
+    #[must_use]
+    pub fn gap(&self, key: ProbeKey) -> Option<&Arc<Gap>> {
+        self.gaps.get(&key)
+    }
+}

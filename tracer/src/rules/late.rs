@@ -1,0 +1,103 @@
+//! Rule texts that are read in the background while the trace already runs, and trusted only when the ruleset was
+//! seen unchanged after they had been read.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use super::{
+    index::TableIndex,
+    text::{Failure, Runner, Texts, Tool},
+};
+
+const UNPROVEN: u8 = 0;
+const PROVEN: u8 = 1;
+const OVERTAKEN: u8 = 2;
+
+/// What the tools said.
+#[derive(Clone, Debug, Default)]
+pub struct Printed {
+    pub texts: Texts,
+    /// What each tool printed, as it was.
+    pub raw: Vec<(Tool, String)>,
+}
+
+impl Printed {
+    /// Asks the tools for the texts of `tables`, and keeps what they print.
+    #[must_use]
+    pub fn read(runner: &dyn Runner, tables: &[TableIndex]) -> Self {
+        let keeper = Keeper { runner, raw: RefCell::default() };
+        let texts = Texts::read(&keeper, tables);
+        Self { texts, raw: keeper.raw.into_inner() }
+    }
+}
+
+/// Remembers what passes through.
+struct Keeper<'a> {
+    runner: &'a dyn Runner,
+    raw: RefCell<Vec<(Tool, String)>>,
+}
+
+impl Runner for Keeper<'_> {
+    fn run(&self, tool: Tool) -> Result<String, Failure> {
+        let printed = self.runner.run(tool)?;
+        self.raw.borrow_mut().push((tool, printed.clone()));
+        Ok(printed)
+    }
+}
+
+/// The texts of one ruleset.
+#[derive(Debug, Default)]
+pub struct LateTexts {
+    printed: OnceLock<Printed>,
+    state: AtomicU8,
+}
+
+impl LateTexts {
+    /// The tools have answered.
+    pub fn fill(&self, printed: Printed) {
+        // Filled once, by the one thread that reads them; a second filling would say the same.
+        let _ = self.printed.set(printed);
+    }
+
+    /// The ruleset was seen unchanged just now.
+    pub fn still_true(&self) {
+        if self.printed.get().is_some() {
+            let _ = self.state.compare_exchange(UNPROVEN, PROVEN, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// The ruleset has changed: texts not proven by now may be of either.
+    pub fn overtaken(&self) {
+        let _ = self.state.compare_exchange(UNPROVEN, OVERTAKEN, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether it is still open if there will be texts.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == UNPROVEN
+    }
+
+    /// Waits for the tools.
+    pub fn wait(&self) {
+        if self.is_pending() {
+            self.printed.wait();
+        }
+    }
+
+    /// The texts, once proven.
+    #[must_use]
+    pub fn get(&self) -> Option<&Texts> {
+        self.printed().map(|printed| &printed.texts)
+    }
+
+    /// All that the tools said, once proven.
+    #[must_use]
+    pub fn printed(&self) -> Option<&Printed> {
+        if self.state.load(Ordering::Relaxed) == PROVEN { self.printed.get() } else { None }
+    }
+}

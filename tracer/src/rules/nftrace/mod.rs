@@ -1,0 +1,127 @@
+//! `--rules nftrace`: the kernel's own account of which rules a packet met. It changes the ruleset for as long as it
+//! runs, by one table of our own, and so needs the user's leave; whoever calls this says so to the user first.
+//!
+//! It needs nothing but a socket, and shares nothing with the rule counters: tests use it as an independent witness.
+
+mod condition;
+mod event;
+mod logger;
+mod netlink;
+mod table;
+
+use std::{
+    io,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracer_common::filter::Filter;
+
+pub use self::{
+    event::{Headers, LegacyStep, LegacyStepKind, NftStep, NftStepKind, NftVerdict, TraceEvent},
+    logger::{LegacyLog, LoggerError},
+};
+use self::{
+    event::{legacy_step, nft_step},
+    logger::ULOG,
+    netlink::{Socket, received},
+};
+
+/// `1 << (NFNLGRP_NFTRACE - 1)`; `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_TRACE`; `NFULNL_MSG_PACKET`.
+const TRACE_GROUP: u32 = 1 << 8;
+const NFTABLES: u8 = 10;
+const NFT_TRACE: u8 = 17;
+const ULOG_PACKET: u8 = 0;
+
+/// Traces packets of one network namespace until it is dropped.
+///
+/// The table that switches tracing on goes with it, also when the process is killed. The packet logger for
+/// iptables-legacy is put back when it is dropped, and only then.
+#[derive(Debug)]
+pub struct Witness {
+    trace: Socket,
+    /// Owns the table; dropped before the logger is put back.
+    _table: Socket,
+    legacy: Option<LegacyLog>,
+    name: String,
+}
+
+impl Witness {
+    /// Traces packets of `filter` and their replies in the calling thread's namespace: in nft tables, and in those of
+    /// iptables-legacy given its log. Without that, the TRACE lines that iptables-legacy makes of traced packets go to
+    /// the kernel log, so call [`LegacyLog::bind`] first where there are such tables.
+    ///
+    /// A packet that matches only after destination NAT is traced from there on. Where the filter would take too many
+    /// rules, more packets are traced than it asks for.
+    ///
+    /// # Errors
+    /// No netlink socket, not root (`EPERM`), a table of our name (`EEXIST`), or a kernel that does not know tables
+    /// with an owner (`EOPNOTSUPP`, before 5.12).
+    pub fn start(filter: &Filter, legacy: Option<LegacyLog>) -> io::Result<Self> {
+        let trace = Socket::open(TRACE_GROUP)?;
+        let mut owner = Socket::open(0)?;
+        let name = format!("pathtrace_{}", std::process::id());
+        table::create(&mut owner, &name, filter)?;
+        Ok(Self { trace, _table: owner, legacy, name })
+    }
+
+    /// Name of the table, of family inet.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits up to `patience` for steps, and gives all that are there. Steps in our own table are left out.
+    ///
+    /// # Errors
+    /// The socket failed; steps that were lost are no error but [`TraceEvent::Lost`].
+    pub fn wait(&mut self, patience: Duration) -> io::Result<Vec<TraceEvent>> {
+        let end = Instant::now() + patience;
+        loop {
+            let events = self.waiting()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if !events.is_empty() || left.is_zero() {
+                return Ok(events);
+            }
+            let mut sources: Vec<PollFd<'_>> =
+                self.sockets().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
+            let milliseconds = left.as_millis() + 1;
+            match poll(&mut sources, PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        std::iter::once(&self.trace).chain(self.legacy.as_ref().map(LegacyLog::socket))
+    }
+
+    fn waiting(&self) -> io::Result<Vec<TraceEvent>> {
+        let mut events = Vec::new();
+        for socket in self.sockets() {
+            loop {
+                match socket.receive() {
+                    Ok(Some(datagram)) => events.extend(self.events(&datagram)),
+                    Ok(None) => break,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                        events.push(TraceEvent::Lost);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    fn events(&self, datagram: &[u8]) -> impl Iterator<Item = TraceEvent> {
+        received(datagram).filter_map(|message| match (message.subsystem, message.kind) {
+            (NFTABLES, NFT_TRACE) => {
+                nft_step(message).filter(|step| step.table != self.name).map(TraceEvent::Nft)
+            }
+            (ULOG, ULOG_PACKET) => legacy_step(message).map(TraceEvent::Legacy),
+            _ => None,
+        })
+    }
+}

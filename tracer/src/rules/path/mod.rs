@@ -1,0 +1,244 @@
+//! From moved counters to the walk: which rules of a table matched, in order, and what decided.
+//!
+//! A packet's walk through a table is decided by which rules match. Every rule's counter says how often it matched
+//! while the table judged the packet, not when: a chain can be entered several times in one walk. So all walks that
+//! the ruleset's structure permits are searched, and a walk is exact only when it alone explains every moved counter
+//! to the last packet, and nothing that leaves no trace could have changed it.
+//!
+//! What "explains" means: if the counters themselves are wrong in a way that still forms a legal walk, that walk is
+//! found. The record's flags are there to say that the counters are not to be trusted.
+
+mod search;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use tracer_common::records::{
+    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit,
+};
+
+use self::search::{Outcome, Search};
+use super::index::{ChainRef, TableIndex};
+use crate::model::{DecidedBy, Hook, Verdict};
+
+/// A rule that the packet matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Step {
+    pub chain: ChainRef,
+    /// Position in the chain's `rules`, from 0.
+    pub rule: usize,
+}
+
+/// What ended a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    Rule(Step),
+    Policy,
+}
+
+/// What became of the packet in this table, as seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It turned up behind the table.
+    Passed,
+    /// It was freed inside the table.
+    Dropped,
+    Unknown,
+}
+
+impl Fate {
+    /// Whether a walk with this end can have had this fate. A queued packet may come back; a stolen one is freed by
+    /// its thief. A repeated one is walked again, which no single walk explains.
+    fn allows(self, verdict: Verdict) -> bool {
+        match self {
+            Self::Passed => matches!(verdict, Verdict::Accept | Verdict::Queue),
+            Self::Dropped => !matches!(verdict, Verdict::Accept | Verdict::Repeat),
+            Self::Unknown => verdict != Verdict::Repeat,
+        }
+    }
+
+    /// What is known of the verdict without any rule.
+    fn verdict(self) -> Option<Verdict> {
+        match self {
+            Self::Passed => Some(Verdict::Accept),
+            Self::Dropped => Some(Verdict::Drop),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// A packet's way through one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// The rules that matched, in order: all of them when exact, else those that are certain.
+    pub steps: Vec<Step>,
+    /// `None` while it cannot be told.
+    pub decision: Option<Decision>,
+    pub verdict: Option<Verdict>,
+    /// Why this is not the whole truth; `None` when it is.
+    pub inexact: Option<Inexact>,
+}
+
+impl Walk {
+    /// Whether `steps`, `decision` and `verdict` are certain and complete.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.inexact.is_none()
+    }
+
+    #[must_use]
+    pub fn decided_by(&self) -> Option<DecidedBy> {
+        self.decision.map(|decision| match decision {
+            Decision::Rule(_) => DecidedBy::Rule,
+            Decision::Policy => DecidedBy::Policy,
+        })
+    }
+
+    fn unknown(fate: Fate, inexact: Inexact) -> Self {
+        Self { steps: Vec::new(), decision: None, verdict: fate.verdict(), inexact: Some(inexact) }
+    }
+}
+
+/// Why a walk is not exact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inexact {
+    Interleaved,
+    CpuChanged,
+    Stale,
+    Truncated,
+    Unreadable,
+    Overwritten,
+    /// No legal walk moves these counters.
+    NoWalk,
+    /// Several legal walks move these counters.
+    SeveralWalks,
+    /// The walk passed a rule whose match leaves no trace.
+    Traceless {
+        chain: String,
+        /// From 1.
+        position: u32,
+    },
+    /// Too many walks to look at them all.
+    TooMany,
+}
+
+impl fmt::Display for Inexact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interleaved => f.write_str("another packet passed on this CPU at the same time"),
+            Self::CpuChanged => f.write_str("the packet changed CPU in this table"),
+            Self::Stale => f.write_str("the ruleset was being changed"),
+            Self::Truncated => f.write_str("more rules matched than one record holds"),
+            Self::Unreadable => f.write_str("a rule counter could not be read"),
+            Self::Overwritten => f.write_str("the reading was lost to another packet's"),
+            Self::NoWalk => f.write_str("the counters that moved form no way through the chains"),
+            Self::SeveralWalks => f.write_str("several ways through the chains move these counters"),
+            Self::Traceless { chain, position } => {
+                write!(f, "{chain} #{position} has no counter that shows whether it matched")
+            }
+            Self::TooMany => f.write_str("too many possible ways through the chains"),
+        }
+    }
+}
+
+/// Finds the walk from `base` that moved the counters in `hits`.
+///
+/// `hits` must come from a reading of all counters of the table, the chains of other hooks included. `base` must be a
+/// base chain of `index`; any other chain gives [`Inexact::NoWalk`].
+///
+/// A reading during which other packets passed is used only at hooks that run with bottom halves off
+/// (`netif_receive_skb`: all but OUTPUT and POSTROUTING). There nothing but what the packet itself set off, such as
+/// the answer of a REJECT or a copy made by TEE, can pass on the same CPU, and it passes OUTPUT and POSTROUTING
+/// whole. The walk is exact if it is the same however the counters are shared out between the packet and those.
+#[must_use]
+pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate: Fate) -> Walk {
+    if let Some(reason) = worthless(flags) {
+        return Walk::unknown(fate, reason);
+    }
+    let Some(hook) = index.chains.get(base.0).and_then(|c| c.base.as_ref()).map(|b| b.hook) else {
+        return Walk::unknown(fate, Inexact::NoWalk);
+    };
+    let interleaved = flags & HITS_INTERLEAVED != 0;
+    if let Some(reason) = partial(flags) {
+        let steps = if interleaved { Vec::new() } else { proven(index, hits) };
+        return Walk { steps, ..Walk::unknown(fate, reason) };
+    }
+    let nested = interleaved && !matches!(hook, Hook::Output | Hook::Postrouting | Hook::Egress);
+    let outcome = Search::new(index, hits, fate, nested).run(base);
+    let mut walk = judge(index, hits, fate, outcome, interleaved);
+    if interleaved && !nested {
+        walk.inexact = Some(Inexact::Interleaved);
+    }
+    walk
+}
+
+/// Flags that leave nothing to conclude from.
+fn worthless(flags: u32) -> Option<Inexact> {
+    let reasons = [
+        (HITS_STALE, Inexact::Stale),
+        (HITS_CPU_CHANGED, Inexact::CpuChanged),
+        (HITS_OVERWRITTEN, Inexact::Overwritten),
+    ];
+    reasons.into_iter().find(|(flag, _)| flags & flag != 0).map(|(_, reason)| reason)
+}
+
+/// Flags that leave the moved counters true but not complete.
+fn partial(flags: u32) -> Option<Inexact> {
+    let reasons = [(HITS_TRUNCATED, Inexact::Truncated), (HITS_UNREADABLE, Inexact::Unreadable)];
+    reasons.into_iter().find(|(flag, _)| flags & flag != 0).map(|(_, reason)| reason)
+}
+
+fn judge(index: &TableIndex, hits: &[Hit], fate: Fate, outcome: Outcome, interleaved: bool) -> Walk {
+    let Outcome { mut walks, complete } = outcome;
+    let certain = |reason| {
+        let steps = if interleaved { Vec::new() } else { proven(index, hits) };
+        Walk { steps, ..Walk::unknown(fate, reason) }
+    };
+    if !complete {
+        return certain(Inexact::TooMany);
+    }
+    match walks.len() {
+        0 if interleaved => certain(Inexact::Interleaved),
+        0 => certain(Inexact::NoWalk),
+        1 => {
+            let only = walks.remove(0);
+            let inexact = only.traceless.map(|step| traceless(index, step));
+            Walk { steps: only.steps, decision: Some(only.decision), verdict: Some(only.verdict), inexact }
+        }
+        _ => in_common(&walks, if interleaved { Inexact::Interleaved } else { Inexact::SeveralWalks }),
+    }
+}
+
+fn traceless(index: &TableIndex, step: Step) -> Inexact {
+    let chain = &index.chains[step.chain.0];
+    Inexact::Traceless { chain: chain.name.clone(), position: chain.rules[step.rule].position }
+}
+
+/// What all of several walks share.
+fn in_common(walks: &[search::Candidate], reason: Inexact) -> Walk {
+    let first = &walks[0];
+    let count = |steps: &[Step], step: Step| steps.iter().filter(|s| **s == step).count();
+    let mut steps: Vec<Step> = Vec::new();
+    for step in &first.steps {
+        let everywhere = walks.iter().map(|w| count(&w.steps, *step)).min().unwrap_or(0);
+        if count(&steps, *step) < everywhere {
+            steps.push(*step);
+        }
+    }
+    let decision = Some(first.decision).filter(|d| walks.iter().all(|w| w.decision == *d));
+    let verdict = Some(first.verdict).filter(|v| walks.iter().all(|w| w.verdict == *v));
+    Walk { steps, decision, verdict, inexact: Some(reason) }
+}
+
+/// The rules whose counter moved and proves the match, in table order.
+fn proven(index: &TableIndex, hits: &[Hit]) -> Vec<Step> {
+    let moved = |counter: usize| hits.iter().any(|h| h.rule as usize == counter && h.packets > 0);
+    let rules = index.chains.iter().enumerate().flat_map(|(chain, c)| {
+        c.rules.iter().enumerate().map(move |(rule, r)| (Step { chain: ChainRef(chain), rule }, r))
+    });
+    rules
+        .filter(|(_, r)| r.counter.is_some_and(|c| c.proves_match && moved(c.index)))
+        .map(|(step, _)| step)
+        .collect()
+}

@@ -1,0 +1,400 @@
+//! The search for every legal walk that explains a set of moved counters. Depth first over a table's rules; a choice
+//! is taken where a counter leaves one open, and each choice not taken is kept as a state to come back to.
+
+use tracer_common::records::Hit;
+
+use super::{Decision, Fate, Step};
+use crate::{
+    model::{Hook, Verdict},
+    rules::index::{BaseChain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
+};
+
+/// Rules looked at before the search gives up: enough for six walks through 5,000 rules.
+const MAX_VISITS: usize = 30_000;
+/// Different walks after which the search gives up.
+const MAX_WALKS: usize = 32;
+
+/// A walk that explains the counters.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) steps: Vec<Step>,
+    pub(super) decision: Decision,
+    pub(super) verdict: Verdict,
+    /// The first rule on the way that may or may not have matched, without a trace and without changing the way.
+    pub(super) traceless: Option<Step>,
+}
+
+impl Candidate {
+    fn looks_like(&self, other: &Self) -> bool {
+        (&self.steps, self.decision, self.verdict) == (&other.steps, other.decision, other.verdict)
+    }
+}
+
+pub(super) struct Outcome {
+    /// No two look alike.
+    pub(super) walks: Vec<Candidate>,
+    /// False when there may be more.
+    pub(super) complete: bool,
+}
+
+/// A chain being walked, and the chains it was entered through by goto.
+#[derive(Clone)]
+struct Frame {
+    chain: ChainRef,
+    next: usize,
+    /// Length of the trail before this frame's first chain.
+    trail: usize,
+}
+
+#[derive(Clone)]
+struct State {
+    base: ChainRef,
+    frames: Vec<Frame>,
+    /// Chains entered and not yet left; the kernel refuses rulesets in which one could repeat.
+    trail: Vec<ChainRef>,
+    /// What of each hit is not yet explained.
+    left: Vec<u32>,
+    steps: Vec<Step>,
+    traceless: Option<Step>,
+    /// While another packet's walk is tried: the finished walk of ours, and what was left when the other began.
+    own: Option<(Candidate, u64)>,
+}
+
+impl State {
+    fn total_left(&self) -> u64 {
+        self.left.iter().map(|n| u64::from(*n)).sum()
+    }
+
+    /// Starts walking a base chain.
+    fn start(&mut self, base: ChainRef) {
+        self.base = base;
+        self.frames = vec![Frame { chain: base, next: 0, trail: 0 }];
+        self.trail = vec![base];
+        self.steps.clear();
+        self.traceless = None;
+    }
+
+    /// Enters `chain` as jump does; `None` when it is already being walked.
+    fn jump(mut self, chain: ChainRef) -> Option<Self> {
+        if self.trail.contains(&chain) {
+            return None;
+        }
+        self.frames.push(Frame { chain, next: 0, trail: self.trail.len() });
+        self.trail.push(chain);
+        Some(self)
+    }
+
+    /// Enters `chain` as goto does: its end returns to where this chain's would have.
+    fn goto(mut self, chain: ChainRef) -> Option<Self> {
+        if self.trail.contains(&chain) {
+            return None;
+        }
+        self.trail.push(chain);
+        let frame = self.frames.last_mut()?;
+        frame.chain = chain;
+        frame.next = 0;
+        Some(self)
+    }
+
+    /// Leaves the current chain; true when its caller goes on, false when the policy decides.
+    fn leave(&mut self) -> bool {
+        if let Some(frame) = self.frames.pop() {
+            self.trail.truncate(frame.trail);
+        }
+        !self.frames.is_empty()
+    }
+}
+
+/// Where a state stands after one rule.
+enum Next {
+    Walk(State),
+    End(State, Decision, Verdict),
+    /// No legal walk goes on from here.
+    Dead,
+}
+
+pub(super) struct Search<'a> {
+    index: &'a TableIndex,
+    fate: Fate,
+    /// Counter and number of packets, sorted by counter.
+    hits: Vec<(usize, u32)>,
+    /// For each hit, the chains that its rules enter.
+    enters: Vec<Vec<ChainRef>>,
+    /// For each hit, how many rules and chain ends share its counter.
+    owners: Vec<usize>,
+    /// For each chain, whether it can be entered without a counter moving.
+    open: Vec<bool>,
+    /// For each chain, whether a packet that passed meanwhile can have walked it.
+    elsewhere: Vec<bool>,
+    /// Base chains that other packets may have passed meanwhile.
+    others: Vec<ChainRef>,
+    work: Vec<State>,
+    found: Vec<Candidate>,
+    visits: usize,
+}
+
+impl<'a> Search<'a> {
+    /// With `nested`, other packets may have passed the table's OUTPUT and POSTROUTING chains in between.
+    pub(super) fn new(index: &'a TableIndex, hits: &[Hit], fate: Fate, nested: bool) -> Self {
+        let mut sorted: Vec<(usize, u32)> =
+            hits.iter().filter(|h| h.packets > 0).map(|h| (h.rule as usize, h.packets)).collect();
+        sorted.sort_unstable();
+        let others = if nested { leaving(index) } else { Vec::new() };
+        let mut search = Self {
+            index,
+            fate,
+            enters: vec![Vec::new(); sorted.len()],
+            owners: vec![0; sorted.len()],
+            hits: sorted,
+            open: vec![false; index.chains.len()],
+            elsewhere: reachable(index, &others),
+            others,
+            work: Vec::new(),
+            found: Vec::new(),
+            visits: 0,
+        };
+        search.survey();
+        search
+    }
+
+    /// Notes what each hit's rules enter, and which chains can be entered unseen.
+    fn survey(&mut self) {
+        for chain in &self.index.chains {
+            if let Some(slot) = chain.end_counter.and_then(|c| self.slot(c)) {
+                self.owners[slot] += 1;
+            }
+            for rule in &chain.rules {
+                let target = match rule.effect {
+                    Effect::Jump(to) | Effect::Goto(to) => Some(to),
+                    _ => None,
+                };
+                let slot = rule.counter.and_then(|c| self.slot(c.index));
+                if let Some(slot) = slot {
+                    self.owners[slot] += 1;
+                    self.enters[slot].extend(target);
+                }
+                match (&rule.effect, rule.counter) {
+                    (Effect::Unknown { .. }, _) => self.open.fill(true),
+                    (_, None) => target.into_iter().for_each(|to| self.open[to.0] = true),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    pub(super) fn run(mut self, base: ChainRef) -> Outcome {
+        let mut first = State {
+            base,
+            frames: Vec::new(),
+            trail: Vec::new(),
+            left: self.hits.iter().map(|(_, packets)| *packets).collect(),
+            steps: Vec::new(),
+            traceless: None,
+            own: None,
+        };
+        first.start(base);
+        self.work.push(first);
+        while let Some(mut state) = self.work.pop() {
+            if state.own.as_ref().is_some_and(|(own, _)| self.says_nothing_new(own)) {
+                continue;
+            }
+            loop {
+                self.visits += 1;
+                if self.visits > MAX_VISITS || self.found.len() > MAX_WALKS {
+                    return Outcome { walks: self.found, complete: false };
+                }
+                match self.advance(state) {
+                    Next::Walk(next) => state = next,
+                    Next::End(end, decision, verdict) => {
+                        self.finish(end, decision, verdict);
+                        break;
+                    }
+                    Next::Dead => break,
+                }
+            }
+        }
+        Outcome { walks: self.found, complete: true }
+    }
+
+    /// Looks at one rule, or at the end of a chain.
+    fn advance(&mut self, mut state: State) -> Next {
+        let index = self.index;
+        let Some(frame) = state.frames.last_mut() else { return Next::Dead };
+        let chain = frame.chain;
+        let step = Step { chain, rule: frame.next };
+        let Some(rule) = index.chains[chain.0].rules.get(frame.next) else {
+            return self.end_of_chain(state, chain);
+        };
+        frame.next += 1;
+        match rule.counter {
+            None => self.unseen(state, step, rule),
+            Some(counter) => self.counted(state, step, rule, counter),
+        }
+    }
+
+    /// A rule without a counter: whether it matched shows only by what follows.
+    fn unseen(&mut self, mut state: State, step: Step, rule: &Rule) -> Next {
+        if rule.unconditional {
+            return self.matched(state, step, rule);
+        }
+        if matches!(rule.effect, Effect::Continue { .. }) {
+            state.traceless.get_or_insert(step);
+            return Next::Walk(state);
+        }
+        self.work.push(state.clone());
+        self.matched(state, step, rule)
+    }
+
+    fn counted(&mut self, mut state: State, step: Step, rule: &Rule, counter: RuleCounter) -> Next {
+        let Some(slot) = self.slot(counter.index).filter(|slot| state.left[*slot] > 0) else {
+            return Next::Walk(state);
+        };
+        if self.can_match_later(&state, step.chain, slot) {
+            self.work.push(state.clone());
+        }
+        state.left[slot] -= 1;
+        if counter.proves_match { self.matched(state, step, rule) } else { self.unseen(state, step, rule) }
+    }
+
+    /// Whether what is left of a hit of a rule in `chain` can be used up without this visit.
+    fn can_match_later(&self, state: &State, chain: ChainRef, slot: usize) -> bool {
+        if self.elsewhere[chain.0] || self.open[chain.0] || self.owners[slot] > 1 {
+            return true;
+        }
+        let entries: u64 = self
+            .enters
+            .iter()
+            .zip(&state.left)
+            .filter(|(to, _)| to.contains(&chain))
+            .map(|(_, left)| u64::from(*left))
+            .sum();
+        u64::from(state.left[slot]) <= entries
+    }
+
+    fn matched(&mut self, mut state: State, step: Step, rule: &Rule) -> Next {
+        state.steps.push(step);
+        let walk = |state: Option<State>| state.map_or(Next::Dead, Next::Walk);
+        match &rule.effect {
+            Effect::Continue { .. } => Next::Walk(state),
+            Effect::Final { verdict, .. } => Next::End(state, Decision::Rule(step), *verdict),
+            Effect::Jump(to) => walk(state.jump(*to)),
+            Effect::Goto(to) => walk(state.goto(*to)),
+            Effect::Return => self.leave(state),
+            Effect::Unknown { .. } => self.anything(state, step),
+        }
+    }
+
+    /// All that a rule of unknown effect may do.
+    fn anything(&mut self, state: State, step: Step) -> Next {
+        for (number, chain) in self.index.chains.iter().enumerate() {
+            if chain.base.is_none() {
+                self.work.extend(state.clone().jump(ChainRef(number)));
+                self.work.extend(state.clone().goto(ChainRef(number)));
+            }
+        }
+        for verdict in [Verdict::Accept, Verdict::Drop] {
+            self.finish(state.clone(), Decision::Rule(step), verdict);
+        }
+        match self.leave(state.clone()) {
+            Next::Walk(state) => self.work.push(state),
+            Next::End(state, decision, verdict) => self.finish(state, decision, verdict),
+            Next::Dead => {}
+        }
+        Next::Walk(state)
+    }
+
+    /// Falls off the end of a chain.
+    fn end_of_chain(&self, mut state: State, chain: ChainRef) -> Next {
+        let chain = &self.index.chains[chain.0];
+        let explained = chain.base.is_some() || self.take(&mut state, chain.end_counter);
+        if explained { self.leave(state) } else { Next::Dead }
+    }
+
+    fn leave(&self, mut state: State) -> Next {
+        if state.leave() {
+            return Next::Walk(state);
+        }
+        let base = &self.index.chains[state.base.0];
+        let Some(BaseChain { policy, .. }) = base.base else { return Next::Dead };
+        if !self.take(&mut state, base.end_counter) {
+            return Next::Dead;
+        }
+        Next::End(state, Decision::Policy, policy)
+    }
+
+    /// Explains one movement of an end counter; false when it did not move.
+    fn take(&self, state: &mut State, counter: Option<usize>) -> bool {
+        let Some(counter) = counter else { return true };
+        let Some(slot) = self.slot(counter).filter(|slot| state.left[*slot] > 0) else { return false };
+        state.left[slot] -= 1;
+        true
+    }
+
+    /// A walk has ended; it counts if nothing is left to explain.
+    fn finish(&mut self, mut state: State, decision: Decision, verdict: Verdict) {
+        let left = state.total_left();
+        let own = match state.own.take() {
+            Some((own, before)) if left < before => own,
+            Some(_) => return,
+            None if !self.fate.allows(verdict) => return,
+            None => {
+                let steps = std::mem::take(&mut state.steps);
+                Candidate { steps, decision, verdict, traceless: state.traceless }
+            }
+        };
+        if left == 0 {
+            return self.record(own);
+        }
+        if self.says_nothing_new(&own) {
+            return;
+        }
+        for base in &self.others {
+            let mut other = state.clone();
+            other.start(*base);
+            other.own = Some((own.clone(), left));
+            self.work.push(other);
+        }
+    }
+
+    fn says_nothing_new(&self, walk: &Candidate) -> bool {
+        let covers = |known: &Candidate| known.traceless.is_some() || walk.traceless.is_none();
+        self.found.iter().any(|known| known.looks_like(walk) && covers(known))
+    }
+
+    fn record(&mut self, walk: Candidate) {
+        match self.found.iter_mut().find(|known| known.looks_like(&walk)) {
+            Some(known) => known.traceless = known.traceless.or(walk.traceless),
+            None => self.found.push(walk),
+        }
+    }
+
+    fn slot(&self, counter: usize) -> Option<usize> {
+        self.hits.binary_search_by_key(&counter, |(c, _)| *c).ok()
+    }
+}
+
+/// Base chains that a packet sent by the kernel itself passes.
+fn leaving(index: &TableIndex) -> Vec<ChainRef> {
+    let leaves = |b: &BaseChain| matches!(b.hook, Hook::Output | Hook::Postrouting | Hook::Egress);
+    let numbered = index.chains.iter().enumerate();
+    numbered.filter(|(_, c)| c.base.as_ref().is_some_and(leaves)).map(|(n, _)| ChainRef(n)).collect()
+}
+
+/// For each chain, whether a walk from one of `bases` can come to it.
+fn reachable(index: &TableIndex, bases: &[ChainRef]) -> Vec<bool> {
+    let mut seen = vec![false; index.chains.len()];
+    let mut work = bases.to_vec();
+    while let Some(chain) = work.pop() {
+        if std::mem::replace(&mut seen[chain.0], true) {
+            continue;
+        }
+        for rule in &index.chains[chain.0].rules {
+            match rule.effect {
+                Effect::Jump(to) | Effect::Goto(to) => work.push(to),
+                Effect::Unknown { .. } => work.extend((0..index.chains.len()).map(ChainRef)),
+                _ => {}
+            }
+        }
+    }
+    seen
+}

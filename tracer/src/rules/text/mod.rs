@@ -1,0 +1,165 @@
+//! Each rule in its owner's own words, read with the owner's own tools and without changing anything.
+
+mod nft;
+mod save;
+mod tool;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
+
+use self::nft::RuleKey;
+pub use self::tool::{Failure, Processes, Runner, Tool};
+use super::{
+    index::{Chain, Effect, Rule, TableIndex},
+    path::Step,
+};
+use crate::model::{Backend, TableFamily, Verdict};
+
+/// A tool that gave no text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub tool: Tool,
+    pub failure: Failure,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tool, failure) = (self.tool, &self.failure);
+        let whose = match tool {
+            Tool::Nft => "nftables",
+            Tool::IptablesLegacySave | Tool::IptablesNftSave => "iptables",
+            Tool::Ip6tablesLegacySave | Tool::Ip6tablesNftSave => "ip6tables",
+        };
+        write!(f, "no text of {whose} rules: {} {failure}", tool.program())?;
+        match failure {
+            Failure::NotInstalled => write!(f, " (package {})", tool.package()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ChainKey {
+    backend: Backend,
+    family: TableFamily,
+    table: String,
+    chain: String,
+}
+
+impl ChainKey {
+    fn new(table: &TableIndex, chain: &Chain) -> Self {
+        Self {
+            backend: table.backend,
+            family: table.family,
+            table: table.name.clone(),
+            chain: chain.name.clone(),
+        }
+    }
+}
+
+/// Rule texts of one network namespace, as printed; they can hold anything, control characters included.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    /// Chains whose printed rules are those of the index, position for position.
+    iptables: HashMap<ChainKey, Vec<String>>,
+    nft: nft::Rules,
+    missing: Vec<Missing>,
+}
+
+impl Texts {
+    /// Asks the tools for the texts of `tables`, and only the tools that can know them.
+    ///
+    /// Texts are those of the moment of reading. To be sure that they belong to `tables`, see that the ruleset did
+    /// not change from the building of the index until this returns (its check value, the nft generation number);
+    /// what can be told from the texts themselves is checked here.
+    pub fn read(runner: &dyn Runner, tables: &[TableIndex]) -> Self {
+        let mut texts = Self::default();
+        let mut saved = HashMap::new();
+        for tool in needed(tables) {
+            match runner.run(tool) {
+                Ok(output) if tool == Tool::Nft => texts.nft = nft::parse(&output),
+                Ok(output) => drop(saved.insert(tool, save::parse(&output))),
+                Err(failure) => texts.missing.push(Missing { tool, failure }),
+            }
+        }
+        for table in tables {
+            let tool = Tool::iptables_save(table.backend, table.family);
+            if let Some(chains) = tool.and_then(|tool| saved.get_mut(&tool)) {
+                texts.adopt(table, chains);
+            }
+        }
+        texts
+    }
+
+    /// Keeps the printed chains that are the table's own.
+    fn adopt(&mut self, table: &TableIndex, printed: &mut save::Chains) {
+        for chain in &table.chains {
+            let Some(rules) = printed.remove(&(table.name.clone(), chain.name.clone())) else { continue };
+            let same_length = rules.len() == chain.rules.len();
+            if same_length && chain.rules.iter().zip(&rules).all(|(rule, text)| fits(table, rule, text)) {
+                self.iptables.insert(ChainKey::new(table, chain), rules);
+            }
+        }
+    }
+
+    /// The text of a rule: the `-A CHAIN ...` line of an iptables rule, the statements of an nft rule. `None` where
+    /// no tool could be asked, or what it printed is not this ruleset.
+    #[must_use]
+    pub fn of(&self, table: &TableIndex, step: Step) -> Option<&str> {
+        let chain = table.chains.get(step.chain.0)?;
+        let rule = chain.rules.get(step.rule)?;
+        let key =
+            rule.handle.map(|handle| RuleKey { family: table.family, table: table.name.clone(), handle });
+        let native = key.and_then(|key| self.nft.get(&key)).map(String::as_str);
+        let printed = self.iptables.get(&ChainKey::new(table, chain)).and_then(|rules| rules.get(step.rule));
+        match (printed, native) {
+            (Some(printed), Some(native)) if !faithful(rule, printed, native) => Some(native),
+            (Some(printed), _) => Some(printed),
+            (None, native) => native,
+        }
+    }
+
+    /// Which texts could not be had, and why.
+    #[must_use]
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+}
+
+/// The tools that know the text of these tables. Rules that others put beside those of iptables-nft are known to
+/// `nft` only, so it is asked for both.
+fn needed(tables: &[TableIndex]) -> Vec<Tool> {
+    let mut tools: HashSet<Tool> =
+        tables.iter().filter_map(|t| Tool::iptables_save(t.backend, t.family)).collect();
+    if tables.iter().any(|t| t.backend != Backend::IptablesLegacy) {
+        tools.insert(Tool::Nft);
+    }
+    Tool::ALL.into_iter().filter(|tool| tools.contains(tool)).collect()
+}
+
+/// Whether an iptables-save line can be this rule's: where it leads must agree.
+fn fits(table: &TableIndex, rule: &Rule, text: &str) -> bool {
+    let ends = |word: &str| text.ends_with(word) || text.contains(&format!("{word} "));
+    match &rule.effect {
+        Effect::Jump(to) => ends(&format!(" -j {}", table.chains[to.0].name)),
+        Effect::Goto(to) => ends(&format!(" -g {}", table.chains[to.0].name)),
+        Effect::Return => ends(" -j RETURN"),
+        Effect::Final { verdict: Verdict::Drop, target } if target == "DROP" => ends(" -j DROP"),
+        Effect::Final { verdict: Verdict::Accept, target } if target == "ACCEPT" => ends(" -j ACCEPT"),
+        Effect::Final { .. } | Effect::Continue { .. } | Effect::Unknown { .. } => true,
+    }
+}
+
+/// iptables-nft-save prints rules that were not made by iptables without the parts that it does not know: `ip saddr
+/// { 1.1.1.1, 2.2.2.2 } drop` comes out as `-j DROP`. Rules of its own always have a counter, and hold a set only
+/// for multiport.
+fn faithful(rule: &Rule, printed: &str, native: &str) -> bool {
+    let unquoted: String = native.split('"').step_by(2).collect();
+    let foreign = unquoted.contains('{') || unquoted.contains('@') || unquoted.contains("map ");
+    rule.counter.is_some() && (!foreign || printed.contains(" -m multiport "))
+}
+
+#[cfg(test)]
+mod tests;

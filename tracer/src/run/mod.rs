@@ -1,0 +1,22 @@
+//! Wires the stages together.
+
+mod findings;
+mod scope;
+mod setup;
+mod shown;
+mod trace;
+
+use crate::{config::Command, error::Failure};
+
+/// Runs the command until it is done, stopped or fails.
+///
+/// # Errors
+/// What is missing on this machine, or why the trace could not go on.
+pub fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Trace(config) => trace::run(config),
+        Command::Doctor { .. } => {
+            Err(Failure::Other(anyhow::anyhow!("doctor is not wired up in this build")))
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! A live trace, from start to summary.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use aya::maps::{MapData, RingBuf};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    findings::Findings,
+    scope::Scoped,
+    setup::{self, Loaded},
+    shown,
+};
+use crate::{
+    attach::Kernel,
+    attribute::Attributor,
+    config::Config,
+    correlate::{Correlator, Output},
+    decode::decode,
+    error::Failure,
+    model::{Journey, Line, Notice, NoticeLevel, OutcomeKind, Start},
+    render::{Environment, Render, renderer},
+    summary::{Events, Shown, Tally},
+};
+
+/// How often stalled journeys and the ruleset are looked at.
+const TICK: Duration = Duration::from_millis(10);
+/// How often namespaces are listed.
+const SCOPE_TICK: Duration = Duration::from_millis(250);
+/// How long the end waits for journeys under way.
+const LAST_WAIT: Duration = Duration::from_millis(100);
+/// Records handled before timers and signals get their turn.
+const BATCH: usize = 4096;
+
+/// Traces until told to stop.
+pub(super) fn run(config: &Config) -> Result<(), Failure> {
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the event loop")?;
+    runtime.block_on(async {
+        let mut trace = Trace::start(config, started)?;
+        trace.run().await?;
+        trace.end()
+    })
+}
+
+struct Trace<'c> {
+    config: &'c Config,
+    started: Instant,
+    kernel: Kernel,
+    records: Option<AsyncFd<RingBuf<MapData>>>,
+    correlator: Correlator,
+    attributor: Attributor,
+    scoped: Scoped,
+    findings: Findings,
+    render: Box<dyn Render>,
+    tally: Tally,
+    received: u64,
+    malformed: u64,
+    shown: u64,
+    done: bool,
+    ticks: u32,
+}
+
+impl<'c> Trace<'c> {
+    fn start(config: &'c Config, started: Instant) -> Result<Self, Failure> {
+        let mut scoped = Scoped::new(config)?;
+        let Loaded { mut kernel, names, absent } = setup::load(config)?;
+        scoped.check_devices(config)?;
+        // SAFETY: the ring buffer owns its descriptor, and both are dropped together.
+        let records = unsafe { AsyncFd::register(kernel.records()?) }.context("watching the ring buffer")?;
+        let mut correlator = Correlator::new(config.filter, names);
+        let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
+        kernel.attach_tracepoints()?;
+        let render = renderer(
+            &config.output,
+            &Environment::of_process(),
+            scoped.several(),
+            io::stdout().lock(),
+            io::stderr(),
+        );
+        let mut trace = Self {
+            config,
+            started,
+            records: Some(records),
+            kernel,
+            correlator,
+            attributor: Attributor::new(setup::epoch()?),
+            scoped,
+            findings: Findings::new(),
+            render,
+            tally: Tally::default(),
+            received: 0,
+            malformed: 0,
+            shown: 0,
+            done: false,
+            ticks: 0,
+        };
+        trace.announce(problems, absent)?;
+        Ok(trace)
+    }
+
+    fn announce(&mut self, problems: Vec<String>, absent: Vec<String>) -> Result<(), Failure> {
+        for namespace in self.scoped.namespaces() {
+            self.render.name_netns(namespace.inode, &namespace.name);
+        }
+        let (attached, missing) = self.kernel.attached();
+        let mut probes: Vec<String> = vec!["netfilter".to_owned()];
+        probes.extend(attached.iter().map(|name| (*name).to_owned()));
+        let mut missing = missing.to_vec();
+        missing.extend(problems);
+        missing.extend(absent.into_iter().map(|member| format!("{member}: this kernel does not have it")));
+        let start = Start {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: nix::sys::utsname::uname()
+                .map(|name| name.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            netns: self.scoped.namespaces().map(|namespace| namespace.inode).collect(),
+            probes,
+            missing,
+            ready_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        self.line(&Line::Start(start))
+    }
+
+    async fn run(&mut self) -> Result<(), Failure> {
+        let mut interrupted = signal(SignalKind::interrupt()).context("watching for Ctrl-C")?;
+        let mut terminated = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+        let mut hung_up = signal(SignalKind::hangup()).context("watching for SIGHUP")?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut scope_tick = interval(SCOPE_TICK);
+        scope_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let end = self.config.stop.duration.map(|duration| (Instant::now() + duration).into());
+        let mut records = self.records.take().context("the ring buffer is read twice")?;
+        while !self.done {
+            tokio::select! {
+                ready = records.readable_mut() => {
+                    let mut ready = ready.context("watching the ring buffer")?;
+                    if self.drain(ready.get_inner_mut())? {
+                        ready.clear_ready();
+                    }
+                }
+                _ = tick.tick() => {
+                    self.drain(records.get_mut())?;
+                    self.tick()?;
+                }
+                _ = scope_tick.tick() => self.look_at_scope()?,
+                _ = interrupted.recv() => break,
+                _ = terminated.recv() => break,
+                _ = hung_up.recv() => break,
+                () = async { if let Some(end) = end { sleep_until(end).await } else { std::future::pending().await } } => break,
+            }
+        }
+        let last = Instant::now() + LAST_WAIT;
+        while !self.done && self.correlator.pending() > 0 && Instant::now() < last {
+            tick.tick().await;
+            self.drain(records.get_mut())?;
+            self.tick()?;
+        }
+        self.drain(records.get_mut())?;
+        self.records = Some(records);
+        Ok(())
+    }
+
+    /// Handles records; true when none is left.
+    fn drain(&mut self, ring: &mut RingBuf<MapData>) -> Result<bool, Failure> {
+        let mut output = Output::default();
+        let mut empty = false;
+        for _ in 0..BATCH {
+            let Some(record) = ring.next() else {
+                empty = true;
+                break;
+            };
+            self.received += 1;
+            match decode(&record) {
+                Ok(event) => self.correlator.event(event, &mut output),
+                Err(_) => self.malformed += 1,
+            }
+        }
+        self.show(output)?;
+        Ok(empty)
+    }
+
+    fn tick(&mut self) -> Result<(), Failure> {
+        let mut output = Output::default();
+        self.correlator.tick(setup::monotonic(), &mut output);
+        self.show(output)?;
+        for journey in self.findings.overdue(&self.scoped, &self.kernel) {
+            self.print(journey)?;
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(2) {
+            self.sync()?;
+        }
+        if self.ticks.is_multiple_of(50) {
+            self.render.idle().map_err(Failure::Output)?;
+        }
+        Ok(())
+    }
+
+    /// Follows changes of rulesets and base chains. A namespace may vanish at any moment: the next look at the scope
+    /// says so.
+    fn sync(&mut self) -> Result<(), Failure> {
+        let _ = self.kernel.sync(&mut self.correlator.view);
+        Ok(())
+    }
+
+    fn look_at_scope(&mut self) -> Result<(), Failure> {
+        let change = self.scoped.look();
+        for namespace in change.vanished {
+            self.kernel.remove_namespace(namespace.inode)?;
+            self.notice(NoticeLevel::Warning, format!("namespace {} has gone", namespace.name))?;
+        }
+        for namespace in change.appeared {
+            let added =
+                self.kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut self.correlator.view);
+            if added.is_ok() {
+                self.render.name_netns(namespace.inode, &namespace.name);
+                self.notice(
+                    NoticeLevel::Info,
+                    format!("namespace {} is traced from now on", namespace.name),
+                )?;
+                self.scoped.add(namespace);
+            }
+        }
+        if self.scoped.is_empty() {
+            self.notice(NoticeLevel::Warning, "no namespace is left to trace".to_owned())?;
+            self.done = true;
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, level: NoticeLevel, message: String) -> Result<(), Failure> {
+        self.line(&Line::Notice(Notice { level, message }))
+    }
+
+    /// Attributes, enriches and prints what ended.
+    fn show(&mut self, output: Output) -> Result<(), Failure> {
+        self.kernel.forget(&output.forget)?;
+        if output.closed.is_empty() {
+            return Ok(());
+        }
+        self.settle_texts()?;
+        for draft in output.closed {
+            let (netns, tuple, port) = (draft.netns, draft.last_tuple, draft.socket_port);
+            let mut journey = self.attributor.journey(draft);
+            if !shown::is_wanted(self.config, &journey) {
+                continue;
+            }
+            if journey.outcome.result == OutcomeKind::Delivered {
+                self.findings.find_socket(&self.scoped, &mut journey, netns, tuple, port);
+            }
+            for ready in self.findings.add(&self.scoped, &self.kernel, journey) {
+                self.print(ready)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rule texts are trusted once the ruleset was seen unchanged after they had been read.
+    fn settle_texts(&mut self) -> Result<(), Failure> {
+        let pending: Vec<_> = self
+            .kernel
+            .namespaces()
+            .map(|namespace| namespace.texts().clone())
+            .filter(|t| t.is_pending())
+            .collect();
+        if pending.is_empty() {
+            return Ok(());
+        }
+        for texts in pending {
+            texts.wait();
+        }
+        self.sync()
+    }
+
+    fn print(&mut self, journey: Journey) -> Result<(), Failure> {
+        let shown = if self.done {
+            Shown::AfterCount
+        } else if self.config.output.drops_only && !journey.outcome.result.is_bad() {
+            Shown::NotBad
+        } else {
+            Shown::Yes
+        };
+        self.tally.add(&journey, shown);
+        if shown == Shown::Yes {
+            self.line(&Line::Journey(Box::new(journey)))?;
+            self.shown += 1;
+            self.done = self.config.stop.count.is_some_and(|count| self.shown >= count.get());
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &Line) -> Result<(), Failure> {
+        self.render.line(line).map_err(Failure::Output)
+    }
+
+    /// Closes what is open and prints the summary.
+    fn end(mut self) -> Result<(), Failure> {
+        let mut output = Output::default();
+        self.correlator.finish(&mut output);
+        self.show(output)?;
+        for journey in self.findings.finish() {
+            self.print(journey)?;
+        }
+        let mut lost: BTreeMap<String, u64> = self
+            .kernel
+            .counters()?
+            .into_iter()
+            .filter(|(counter, _)| counter.is_loss())
+            .map(|(counter, count)| (counter.name().to_owned(), count))
+            .collect();
+        lost.insert("malformed".to_owned(), self.malformed);
+        let events = Events { received: self.received, lost };
+        let summary = std::mem::take(&mut self.tally).finish(events, self.started.elapsed());
+        self.line(&Line::Summary(summary))?;
+        io::stdout().flush().map_err(Failure::Output)
+    }
+}
