@@ -12,7 +12,8 @@ pub fn create(settings: &Settings) -> Result<Ebpf> {
     EbpfLoader::new()
         // aya parses all of the kernel's BTF otherwise, for relocations that rustc does not write.
         .btf(None)
-        .verifier_log_level(VerifierLogLevel::DISABLE)
+        // Used only when a load fails and is tried again for its log.
+        .verifier_log_level(VerifierLogLevel::DEBUG)
         .override_global("SETTINGS", settings, true)
         .load(OBJECT)
         .context("kernel object: its maps could not be created (BPF_MAP_CREATE); is this root?")
