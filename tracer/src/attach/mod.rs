@@ -7,8 +7,9 @@ mod placement;
 mod readings;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result};
@@ -26,7 +27,7 @@ pub use self::placement::Namespace;
 use self::{netfilter::Programs, readings::Readings};
 use crate::{
     correlate::Forget,
-    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets},
+    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
     plan::{TRACEPOINTS, View},
 };
 
@@ -36,7 +37,9 @@ pub struct Kernel {
     programs: Programs,
     peek: Peek,
     types: KernelTypes,
-    symbols: std::sync::Arc<Symbols>,
+    symbols: Arc<Symbols>,
+    /// Hooked functions that have no name even in the newest symbols.
+    nameless: BTreeSet<u64>,
     possible_cpus: u32,
     readings: Readings,
     namespaces: BTreeMap<u32, Namespace>,
@@ -45,14 +48,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Creates maps and programs; nothing is attached yet.
+    /// Creates maps and programs; nothing is attached yet. `symbols` is asked for last, since reading them takes as
+    /// long as all the rest.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// What the kernel refused, or the error of `symbols`.
     pub fn load(
         settings: &Settings,
         types: KernelTypes,
-        symbols: std::sync::Arc<Symbols>,
+        symbols: impl FnOnce() -> Result<Symbols>,
         verbose: bool,
     ) -> Result<Self> {
         let mut ebpf = object::create(settings)?;
@@ -65,7 +69,8 @@ impl Kernel {
             programs,
             peek,
             types,
-            symbols,
+            symbols: symbols()?.into(),
+            nameless: BTreeSet::new(),
             possible_cpus: offsets.possible(),
             readings,
             ebpf,
@@ -73,6 +78,12 @@ impl Kernel {
             attached: Vec::new(),
             missing: Vec::new(),
         })
+    }
+
+    /// The kernel's symbols.
+    #[must_use]
+    pub fn symbols(&self) -> Arc<Symbols> {
+        self.symbols.clone()
     }
 
     /// The ring buffer of records, to be read by whoever asks first.
@@ -168,6 +179,13 @@ impl Kernel {
             return Ok(false);
         }
         namespace.place(&reader, &mut self.programs, &mut self.readings, &mut self.ebpf, view)?;
+        // What was hooked by a module loaded since the symbols were read has no name, and so is not told apart.
+        let nameless: BTreeSet<u64> = namespace.nameless().collect();
+        if !nameless.is_subset(&self.nameless) {
+            self.nameless.extend(nameless);
+            self.symbols = Symbols::read(Path::new(KALLSYMS)).context("reading /proc/kallsyms")?.into();
+            return self.sync_one(inode, true, view);
+        }
         Ok(true)
     }
 

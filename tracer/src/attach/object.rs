@@ -10,7 +10,10 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// Creates the maps and parses the programs; loads none yet.
 pub fn create(settings: &Settings) -> Result<Ebpf> {
     EbpfLoader::new()
-        .verifier_log_level(VerifierLogLevel::DISABLE)
+        // aya parses all of the kernel's BTF otherwise, for relocations that rustc does not write.
+        .btf(None)
+        // Used only when a load fails and is tried again for its log.
+        .verifier_log_level(VerifierLogLevel::DEBUG)
         .override_global("SETTINGS", settings, true)
         .load(OBJECT)
         .context("kernel object: its maps could not be created (BPF_MAP_CREATE); is this root?")

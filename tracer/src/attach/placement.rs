@@ -91,6 +91,12 @@ impl Namespace {
         &self.texts
     }
 
+    /// Addresses of hooked functions without a known name.
+    pub(super) fn nameless(&self) -> impl Iterator<Item = u64> {
+        let functions = self.hooks.iter().flat_map(|list| &list.functions);
+        functions.filter(|function| function.symbol.is_none()).map(|function| function.address)
+    }
+
     /// Whether hooks and rulesets are still those that the probes were placed for.
     pub(super) fn is_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
         let current = self.looks_current(reader)?;

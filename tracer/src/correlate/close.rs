@@ -19,6 +19,8 @@ const TAKEN_BY_TCP: [&str; 2] = ["TCP_RESET", "TCP_FLAGS"];
 const NOT_DROPPED: [&str; 2] = ["SKB_CONSUMED", "SKB_NOT_DROPPED_YET"];
 /// What the kernel says where it has not been taught a reason.
 const NO_REASON: &str = "NOT_SPECIFIED";
+/// What is left in a socket's queue when it is closed (`skb_queue_purge_reason`): received, never read.
+const LEFT_UNREAD: &str = "QUEUE_PURGE";
 
 impl Open {
     pub(super) fn dropped(&mut self, sight: &SightEvent, reason: Option<u32>, location: u64, names: &Names) {
@@ -28,6 +30,11 @@ impl Open {
         }
         let location = names.function(location);
         let reached_socket = self.last_hook() == Some(Hook::Input) && self.gap.is_none();
+        if reached_socket && reason.as_deref() == Some(LEFT_UNREAD) {
+            self.notes.push("the socket was closed before it was read".to_owned());
+            self.end(OutcomeKind::Delivered, None).reason = reason;
+            return;
+        }
         if reached_socket && self.answer.is_none() && is_taken(reason.as_deref(), location.as_deref()) {
             let outcome = self.end(OutcomeKind::Delivered, None);
             outcome.reason = reason;

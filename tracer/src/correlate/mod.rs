@@ -79,10 +79,10 @@ impl Correlator {
             Event::Sight(sight) => self.sight(journey, &sight, output),
             Event::Tuples(tuples) => {
                 let matched = tuples_match(&self.filter, &tuples);
-                self.with(journey, |open| {
-                    open.matched |= matched;
-                    open.tuples = Some(tuples);
-                });
+                // This record comes before the first sight of its journey.
+                let open = self.open.entry(journey).or_insert_with(|| Open::waiting_since(tuples.time));
+                open.matched |= matched;
+                open.tuples = Some(tuples);
             }
             Event::Hits(hits) => self.with(journey, |open| open.hits.push(hits)),
             Event::Route(route) => self.with(journey, |open| open.routes.push(route)),
@@ -96,14 +96,25 @@ impl Correlator {
         }
     }
 
+    /// Changes a journey under way; of one that has been closed there is nothing to say any more.
     fn with(&mut self, journey: u64, change: impl FnOnce(&mut Open)) {
-        // A conntrack record comes before the first sight of its journey.
-        change(self.open.entry(journey).or_default());
+        if let Some(open) = self.open.get_mut(&journey) {
+            change(open);
+        }
     }
 
     fn sight(&mut self, journey: u64, sight: &SightEvent, output: &mut Output) {
-        if sight.raw.flags & SIGHT_FIRST != 0 {
+        let is_first = sight.raw.flags & SIGHT_FIRST != 0;
+        if is_first {
             self.answer_to_another(sight);
+        } else if self.open.get(&journey).is_none_or(|open| open.first.is_none()) {
+            if matches!(sight.kind, SightKind::Drop { .. } | SightKind::Consume { .. } | SightKind::Left) {
+                // The end of a journey that was closed before, as delivered say.
+                self.open.remove(&journey);
+                return;
+            }
+            let open = self.open.entry(journey).or_default();
+            open.notes.push("its beginning was not seen, or it had been given up".to_owned());
         }
         self.last_on_cpu.insert(sight.raw.head.cpu, journey);
         let open = self.open.entry(journey).or_default();

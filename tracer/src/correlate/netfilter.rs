@@ -68,9 +68,11 @@ impl Open {
     /// A hook begins: the routing decision that led there comes first.
     fn enter_hook(&mut self, sight: &SightEvent, hook: Hook) {
         let from = self.hook.replace(hook);
-        let routed = matches!(hook, Hook::Input | Hook::Forward | Hook::Output) || !self.routes.is_empty();
-        if routed && !(hook == Hook::Postrouting && from == Some(Hook::Forward)) {
-            self.routed(sight);
+        match hook {
+            Hook::Input | Hook::Forward | Hook::Output => self.routed(sight),
+            // Rules of OUTPUT that change destination or mark have it routed once more (`ip_route_me_harder`).
+            Hook::Postrouting if from == Some(Hook::Output) && self.is_rerouted(sight) => self.routed(sight),
+            _ => self.routes.clear(),
         }
     }
 

@@ -81,6 +81,13 @@ pub(super) struct Open {
 }
 
 impl Open {
+    /// A journey of which no sight has arrived yet.
+    pub(super) fn waiting_since(time: u64) -> Self {
+        let mut open = Self::default();
+        open.wait(Waiting::Travel, time);
+        open
+    }
+
     pub(super) fn wait(&mut self, waiting: Waiting, now: u64) {
         self.waiting = waiting;
         self.deadline = now.saturating_add(waiting.nanoseconds());

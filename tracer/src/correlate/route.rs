@@ -40,6 +40,19 @@ impl Open {
         self.push(DraftStage::Route(stage));
     }
 
+    /// Whether a packet on its way out was routed again since it was routed last.
+    pub(super) fn is_rerouted(&self, sight: &SightEvent) -> bool {
+        let last = self.stages.iter().rev().find_map(|timed| match &timed.stage {
+            DraftStage::Route(route) => Some(route),
+            _ => None,
+        });
+        last.is_some_and(|last| {
+            Some(last.destination) != sight.tuple.map(|tuple| tuple.destination)
+                || last.device != sight.route_device()
+                || last.gateway != sight.route_gateway()
+        })
+    }
+
     /// Routing threw the packet away. `reason` is the kernel's, for when no lookup says why.
     pub(super) fn not_routed(&mut self, reason: Option<&str>) {
         let lookups = std::mem::take(&mut self.routes);

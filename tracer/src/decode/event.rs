@@ -190,6 +190,7 @@ pub fn tuple(raw: &raw::Tuple) -> Option<Tuple> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TuplesEvent {
     pub journey: u64,
+    pub time: u64,
     /// Address of the entry.
     pub conntrack: u64,
     pub original: raw::Tuple,
@@ -198,7 +199,7 @@ pub struct TuplesEvent {
 
 impl TuplesEvent {
     pub(super) fn new(raw: &ConntrackTuples) -> Self {
-        Self { journey: raw.head.journey, conntrack: raw.conntrack, original: raw.original, reply: raw.reply }
+        Self { journey: raw.head.journey, time: raw.head.time, conntrack: raw.conntrack, original: raw.original, reply: raw.reply }
     }
 }
 

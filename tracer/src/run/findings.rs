@@ -143,7 +143,9 @@ impl Findings {
 
     /// Diagnoses; `None` when the journey is held.
     fn look(&mut self, scoped: &Scoped, kernel: &Kernel, mut journey: Journey, now: Timestamp) -> Option<Journey> {
-        let age = if journey.outcome.result.is_bad() { KEEP_BAD } else { KEEP_FINE };
+        // What opens a connection says something about the sockets of this moment.
+        let opens = journey.packet.tcp_flags.as_deref() == Some("S");
+        let age = if opens || journey.outcome.result.is_bad() { KEEP_BAD } else { KEEP_FINE };
         let passed: BTreeSet<u32> = journey.stages.iter().map(|stage| stage.netns).collect();
         let surroundings: Vec<_> =
             passed.iter().filter_map(|netns| self.surroundings(scoped, *netns, age)).collect();

@@ -1,6 +1,6 @@
 //! From facts to a loaded kernel side.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
@@ -40,8 +40,8 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     if !Path::new(BTF_DIRECTORY).join("vmlinux").exists() {
         return Err(Failure::NoBtf);
     }
+    let symbols = thread::spawn(|| Symbols::read(Path::new(KALLSYMS)));
     let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).map_err(anyhow::Error::from)?;
-    let symbols = Arc::new(Symbols::read(Path::new(KALLSYMS)).context("reading /proc/kallsyms")?);
     let layout = KernelLayout::resolve(|structure, path| types.offset_of(structure, path));
     let absent = layout.absent().map(|(structure, path)| format!("{structure}.{path}")).collect();
     let settings = Settings {
@@ -55,11 +55,19 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     };
     let reasons = types.enum_values("skb_drop_reason").unwrap_or_default();
     let reasons = reasons.into_iter().filter_map(|(name, value)| Some((u32::try_from(value).ok()?, name)));
-    let functions = symbols.clone();
-    let names = Names::new(reasons.collect::<Vec<_>>(), move |address| {
-        functions.function_at(address).map(|(name, _)| name.to_owned())
-    });
-    let kernel = Kernel::load(&settings, types, symbols, config.kernel_log)?;
+    let reasons: Vec<_> = reasons.collect();
+    let kernel = Kernel::load(
+        &settings,
+        types,
+        || {
+            let symbols = symbols.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked));
+            symbols.context("reading /proc/kallsyms")
+        },
+        config.kernel_log,
+    )?;
+    let functions = kernel.symbols();
+    let names =
+        Names::new(reasons, move |address| functions.function_at(address).map(|(name, _)| name.to_owned()));
     Ok(Loaded { kernel, names, absent })
 }
 
