@@ -189,21 +189,42 @@ pub fn tcp(netns: &Netns, to: SocketAddr, patience: Duration) -> Result<(Answer,
 }
 
 fn tcp_here(to: SocketAddr, patience: Duration) -> Result<(Answer, Option<SocketAddr>)> {
-    let mut connection = match TcpStream::connect_timeout(&to, patience) {
-        Ok(connection) => connection,
-        Err(error) => return Ok((Answer::from_error(&error)?, None)),
-    };
-    let ours = connection.local_addr()?;
+    match TcpStream::connect_timeout(&to, patience) {
+        Ok(connection) => {
+            let ours = connection.local_addr()?;
+            Ok((exchange(connection, patience)?, Some(ours)))
+        }
+        Err(error) => Ok((Answer::from_error(&error)?, None)),
+    }
+}
+
+/// A connection that stays open until [`exchange`]; an answer where there was none.
+///
+/// # Errors
+/// When the attempt fails in a way that no packet explains.
+pub fn open(
+    netns: &Netns,
+    to: SocketAddr,
+    patience: Duration,
+) -> Result<std::result::Result<TcpStream, Answer>> {
+    match netns.run(|| TcpStream::connect_timeout(&to, patience)) {
+        Ok(connection) => Ok(Ok(connection)),
+        Err(error) => Ok(Err(Answer::from_error(&error)?)),
+    }
+}
+
+/// The request and its answer over a connection, which is closed then.
+///
+/// # Errors
+/// When it fails in a way that no packet explains.
+pub fn exchange(mut connection: TcpStream, patience: Duration) -> Result<Answer> {
     connection.set_read_timeout(Some(patience))?;
     let mut answer = String::new();
-    let exchange =
+    let done =
         connection.write_all(b"GET / HTTP/1.0\r\n").and_then(|()| connection.read_to_string(&mut answer));
-    match exchange {
-        Ok(_) => {
-            let seen_as = answer.lines().last().and_then(|line| line.parse().ok());
-            Ok((Answer::Answered { seen_as }, Some(ours)))
-        }
-        Err(error) => Ok((Answer::from_error(&error)?, Some(ours))),
+    match done {
+        Ok(_) => Ok(Answer::Answered { seen_as: answer.lines().last().and_then(|line| line.parse().ok()) }),
+        Err(error) => Answer::from_error(&error),
     }
 }
 

@@ -148,6 +148,9 @@ pub struct Attempt {
     pub result: Option<Becomes>,
     /// The address under which the server must see the client.
     pub seen_as: Option<IpAddr>,
+    /// TCP: the connection is opened, and used and closed only when the journeys were seen.
+    #[serde(default)]
+    pub hold: bool,
     /// Source address of a packet made by hand.
     pub source: Option<IpAddr>,
     /// Source port of a datagram; any, where it does not say.

@@ -1,6 +1,6 @@
 //! Building a case's lab, sending its traffic, and comparing what pathtrace says.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -94,25 +94,64 @@ fn start(lab: &Lab, listen: &Listen) -> Result<Server> {
     }
 }
 
+/// An attempt whose connection is still open.
+struct Held<'a> {
+    attempt: &'a Attempt,
+    connection: TcpStream,
+}
+
+impl Held<'_> {
+    fn finish(self) -> Result<()> {
+        let answer = traffic::exchange(self.connection, LONG)?;
+        self.attempt.check(answer).with_context(|| format!("{:?}", self.attempt))
+    }
+}
+
+impl Attempt {
+    fn check(&self, answer: Answer) -> Result<()> {
+        match (self.result, answer) {
+            (Some(Becomes::Answered), Answer::Answered { seen_as }) => {
+                let differs = self.seen_as.is_some() && self.seen_as != seen_as;
+                ensure!(!differs, "the server saw {seen_as:?}");
+                Ok(())
+            }
+            (Some(Becomes::Refused), Answer::Refused)
+            | (Some(Becomes::Unreachable), Answer::Unreachable)
+            | (Some(Becomes::Silence) | None, Answer::Silence) => Ok(()),
+            (_, other) => bail!("became {other:?}"),
+        }
+    }
+}
+
 impl Stage<'_> {
-    /// Sends the traffic and checks what became of it.
+    /// Sends the traffic and checks what becomes of it.
     ///
     /// # Errors
     /// When an attempt ends otherwise than the scenario says.
     pub fn check_traffic(&self) -> Result<()> {
-        for (number, attempt) in self.case.scenario.traffic.iter().enumerate() {
-            self.send(attempt)
-                .with_context(|| format!("{}: traffic {number}: {attempt:?}", self.case.name))?;
-        }
-        Ok(())
+        self.send_all()?.into_iter().try_for_each(Held::finish)
     }
 
-    fn send(&self, attempt: &Attempt) -> Result<()> {
+    /// Returns the connections that are to stay open for a while.
+    fn send_all(&self) -> Result<Vec<Held<'_>>> {
+        let mut held = Vec::new();
+        for (number, attempt) in self.case.scenario.traffic.iter().enumerate() {
+            let sent = self.send(attempt);
+            held.extend(sent.with_context(|| format!("{}: traffic {number}: {attempt:?}", self.case.name))?);
+        }
+        Ok(held)
+    }
+
+    fn send<'a>(&self, attempt: &'a Attempt) -> Result<Option<Held<'a>>> {
         let netns = self.lab.netns(&attempt.space)?;
         let patience = if attempt.result == Some(Becomes::Silence) { SHORT } else { LONG };
         let to =
             || Ok::<_, anyhow::Error>(SocketAddr::new(attempt.to, attempt.port.context("no port given")?.0));
         let answer = match attempt.send {
+            Send::Tcp if attempt.hold => match traffic::open(netns, to()?, patience)? {
+                Ok(connection) => return Ok(Some(Held { attempt, connection })),
+                Err(answer) => answer,
+            },
             Send::Tcp => traffic::tcp(netns, to()?, patience)?.0,
             Send::Udp => traffic::udp(netns, attempt.source_port, to()?, patience)?,
             Send::Ping => traffic::ping(netns, attempt.to, patience)?,
@@ -125,17 +164,8 @@ impl Stage<'_> {
                 Answer::Silence
             }
         };
-        match (attempt.result, answer) {
-            (Some(Becomes::Answered), Answer::Answered { seen_as }) => {
-                let differs = attempt.seen_as.is_some() && attempt.seen_as != seen_as;
-                ensure!(!differs, "the server saw {seen_as:?}");
-                Ok(())
-            }
-            (Some(Becomes::Refused), Answer::Refused)
-            | (Some(Becomes::Unreachable), Answer::Unreachable)
-            | (Some(Becomes::Silence) | None, Answer::Silence) => Ok(()),
-            (_, other) => bail!("became {other:?}"),
-        }
+        attempt.check(answer)?;
+        Ok(None)
     }
 
     /// Traces the traffic and compares every expected journey.
@@ -145,7 +175,7 @@ impl Stage<'_> {
     pub fn check_trace(&self) -> Result<()> {
         let trace =
             Pathtrace::start(Some(self.lab.netns(&self.case.scenario.trace.space)?), &self.arguments()?)?;
-        self.check_traffic()?;
+        let held = self.send_all()?;
         for expected in &self.case.scenario.journey {
             let pattern = Value::Object(expected.pattern.clone());
             let met = trace.wait_for(&expected.about, |lines| expect::find(lines, &pattern).is_some());
@@ -159,6 +189,7 @@ impl Stage<'_> {
                 );
             }
         }
+        held.into_iter().try_for_each(Held::finish)?;
         let report = trace.stop()?;
         ensure!(report.status.success(), "pathtrace ended with {}: {}", report.status, report.stderr);
         ensure!(report.summary()?["events_lost"] == 0, "events were lost: {}", report.summary()?);
