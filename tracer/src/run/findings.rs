@@ -15,7 +15,10 @@ use crate::{
     diagnose::{Case, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
     model::{Direction, Journey, LocalSocket, Tuple},
-    rules::{late::LateTexts, text::Tool},
+    rules::{
+        late::{LateTexts, Printed},
+        text::Tool,
+    },
 };
 
 /// How old surroundings may be for a journey that ended well, and for one that did not.
@@ -172,19 +175,25 @@ impl Findings {
         {
             return Some(view.clone());
         }
-        let printed = texts.printed()?;
-        let mut view = RulesetView::new(netns);
-        for (tool, text) in &printed.raw {
-            if let Some((backend, family)) = tool.iptables() {
-                view.add_iptables_save(backend, family, text);
-            }
-        }
-        for (_, text) in printed.raw.iter().filter(|(tool, _)| *tool == Tool::Nft) {
-            view.add_nft_list(text);
-        }
-        view.unread = printed.texts.missing().iter().map(ToString::to_string).collect();
+        let view = view(netns, texts.printed()?);
         let view = Arc::new(view);
         self.rulesets.insert(netns, (texts.clone(), view.clone()));
         Some(view)
     }
+}
+
+/// The rulesets as diagnosis sees them.
+pub(super) fn view(netns: u32, printed: &Printed) -> RulesetView {
+    let mut view = RulesetView::new(netns);
+    for (tool, text) in &printed.raw {
+        if let Some((backend, family)) = tool.iptables() {
+            view.add_iptables_save(backend, family, text);
+        }
+    }
+    // Tables that iptables-nft printed are known by now, and left out of nft's.
+    for (_, text) in printed.raw.iter().filter(|(tool, _)| *tool == Tool::Nft) {
+        view.add_nft_list(text);
+    }
+    view.unread = printed.texts.missing().iter().map(ToString::to_string).collect();
+    view
 }
