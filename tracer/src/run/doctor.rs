@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-
 use super::{findings, setup};
 use crate::{
     attach::Kernel,
@@ -59,13 +58,11 @@ pub(super) fn run(json: bool) -> Result<(), Failure> {
         }),
     }
     let path = NetnsPath::new(&namespace.path);
-    let surroundings = Reader::new(Roots::default()).surroundings(
-        namespace.inode,
-        &path,
-        Instant::now(),
-        Duration::ZERO,
+    let surroundings =
+        Reader::new(Roots::default()).surroundings(namespace.inode, &path, Instant::now(), Duration::ZERO);
+    let loggers = Reading::now(
+        Loggers::read(Path::new("/proc/thread-self")).or_else(|_| Loggers::read(Path::new("/proc"))),
     );
-    let loggers = Reading::now(Loggers::read(Path::new("/proc/thread-self")).or_else(|_| Loggers::read(Path::new("/proc"))));
     let machine = Machine {
         capabilities: &capabilities,
         surroundings: &surroundings,
@@ -149,8 +146,8 @@ fn hooks_of(list: &HookList) -> Vec<HookFunction> {
                 HookKind::Nat { chains } => chains.as_slice(),
                 _ => &[],
             };
-            std::iter::once(one(hooked, None)).chain(chains.iter().map(move |chain| one(chain, Some("run by the NAT engine"))))
+            std::iter::once(one(hooked, None))
+                .chain(chains.iter().map(move |chain| one(chain, Some("run by the NAT engine"))))
         })
         .collect()
 }
-

@@ -64,7 +64,9 @@ impl Findings {
         tuple: Tuple,
         port: Option<u16>,
     ) {
-        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else { return };
+        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else {
+            return;
+        };
         let local = Endpoint { address: tuple.destination, port: destination_port };
         let peer = Endpoint { address: tuple.source, port: source_port };
         let protocol = journey.packet.protocol;
@@ -75,7 +77,8 @@ impl Findings {
             let owned = |socket: &LocalSocket| socket.pid.is_some();
             // A connection that is not accepted yet has no owner, and one that is over has none any more: the
             // listener's process is who takes it.
-            let listener = || sockets.find_listener(protocol, Endpoint { port: port.unwrap_or(local.port), ..local });
+            let listener =
+                || sockets.find_listener(protocol, Endpoint { port: port.unwrap_or(local.port), ..local });
             let best = match found {
                 Some(socket) if owned(&socket) => Some(socket),
                 Some(socket) => Some(listener().filter(owned).unwrap_or(socket)),
@@ -145,7 +148,13 @@ impl Findings {
     }
 
     /// Diagnoses; `None` when the journey is held.
-    fn look(&mut self, scoped: &Scoped, kernel: &Kernel, mut journey: Journey, now: Timestamp) -> Option<Journey> {
+    fn look(
+        &mut self,
+        scoped: &Scoped,
+        kernel: &Kernel,
+        mut journey: Journey,
+        now: Timestamp,
+    ) -> Option<Journey> {
         // What opens a connection says something about the sockets of this moment.
         let opens = journey.packet.tcp_flags.as_deref() == Some("S");
         let age = if opens || journey.outcome.result.is_bad() { KEEP_BAD } else { KEEP_FINE };
