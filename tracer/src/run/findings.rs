@@ -15,7 +15,10 @@ use crate::{
     diagnose::{Case, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
     model::{Direction, Journey, LocalSocket, Tuple},
-    rules::{late::LateTexts, text::Tool},
+    rules::{
+        late::{LateTexts, Printed},
+        text::Tool,
+    },
 };
 
 /// How old surroundings may be for a journey that ended well, and for one that did not.
@@ -61,7 +64,9 @@ impl Findings {
         tuple: Tuple,
         port: Option<u16>,
     ) {
-        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else { return };
+        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else {
+            return;
+        };
         let local = Endpoint { address: tuple.destination, port: destination_port };
         let peer = Endpoint { address: tuple.source, port: source_port };
         let protocol = journey.packet.protocol;
@@ -72,7 +77,8 @@ impl Findings {
             let owned = |socket: &LocalSocket| socket.pid.is_some();
             // A connection that is not accepted yet has no owner, and one that is over has none any more: the
             // listener's process is who takes it.
-            let listener = || sockets.find_listener(protocol, Endpoint { port: port.unwrap_or(local.port), ..local });
+            let listener =
+                || sockets.find_listener(protocol, Endpoint { port: port.unwrap_or(local.port), ..local });
             let best = match found {
                 Some(socket) if owned(&socket) => Some(socket),
                 Some(socket) => Some(listener().filter(owned).unwrap_or(socket)),
@@ -142,7 +148,13 @@ impl Findings {
     }
 
     /// Diagnoses; `None` when the journey is held.
-    fn look(&mut self, scoped: &Scoped, kernel: &Kernel, mut journey: Journey, now: Timestamp) -> Option<Journey> {
+    fn look(
+        &mut self,
+        scoped: &Scoped,
+        kernel: &Kernel,
+        mut journey: Journey,
+        now: Timestamp,
+    ) -> Option<Journey> {
         // What opens a connection says something about the sockets of this moment.
         let opens = journey.packet.tcp_flags.as_deref() == Some("S");
         let age = if opens || journey.outcome.result.is_bad() { KEEP_BAD } else { KEEP_FINE };
@@ -172,19 +184,25 @@ impl Findings {
         {
             return Some(view.clone());
         }
-        let printed = texts.printed()?;
-        let mut view = RulesetView::new(netns);
-        for (tool, text) in &printed.raw {
-            if let Some((backend, family)) = tool.iptables() {
-                view.add_iptables_save(backend, family, text);
-            }
-        }
-        for (_, text) in printed.raw.iter().filter(|(tool, _)| *tool == Tool::Nft) {
-            view.add_nft_list(text);
-        }
-        view.unread = printed.texts.missing().iter().map(ToString::to_string).collect();
+        let view = view(netns, texts.printed()?);
         let view = Arc::new(view);
         self.rulesets.insert(netns, (texts.clone(), view.clone()));
         Some(view)
     }
+}
+
+/// The rulesets as diagnosis sees them.
+pub(super) fn view(netns: u32, printed: &Printed) -> RulesetView {
+    let mut view = RulesetView::new(netns);
+    for (tool, text) in &printed.raw {
+        if let Some((backend, family)) = tool.iptables() {
+            view.add_iptables_save(backend, family, text);
+        }
+    }
+    // Tables that iptables-nft printed are known by now, and left out of nft's.
+    for (_, text) in printed.raw.iter().filter(|(tool, _)| *tool == Tool::Nft) {
+        view.add_nft_list(text);
+    }
+    view.unread = printed.texts.missing().iter().map(ToString::to_string).collect();
+    view
 }
