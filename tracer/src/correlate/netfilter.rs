@@ -61,6 +61,7 @@ impl Open {
                 time: sight.raw.head.time,
                 before,
                 status_before: (sight.raw.conntrack != 0).then_some(sight.raw.conntrack_status),
+                related: matches!(sight.conntrack_info(), Some(1 | 4)),
             });
         }
     }
@@ -97,7 +98,8 @@ impl Open {
                 fate,
                 before: inside.before,
                 after,
-                confirmed: inside.status_before.is_some_and(|status| status & CONFIRMED != 0),
+                confirmed: inside.related
+                    || inside.status_before.is_some_and(|status| status & CONFIRMED != 0),
                 // In a gap that holds connection tracking itself, the packet gets its entry there.
                 tracked: inside.status_before.is_some() || self.conntrack != 0,
             };

@@ -47,6 +47,8 @@ pub(super) struct InGap {
     pub(super) before: Tuple,
     /// `IPS_*` before the gap; `None` without a conntrack entry.
     pub(super) status_before: Option<u32>,
+    /// An ICMP error about a connection: NAT translates it by that connection's mapping (`nf_nat_inet_fn`).
+    pub(super) related: bool,
 }
 
 /// A journey under way.

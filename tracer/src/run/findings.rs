@@ -14,7 +14,7 @@ use crate::{
     attach::Kernel,
     diagnose::{Case, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
-    model::{Direction, Journey, LocalSocket, Tuple},
+    model::{CtState, Direction, Journey, LocalSocket, Tuple},
     rules::{
         late::{LateTexts, Printed},
         text::Tool,
@@ -101,7 +101,7 @@ impl Findings {
     pub(super) fn add(&mut self, scoped: &Scoped, kernel: &Kernel, journey: Journey) -> Vec<Journey> {
         self.note(&journey);
         let mut ready = Vec::new();
-        if journey.direction == Some(Direction::Reply) {
+        if is_reply(&journey) {
             ready.extend(self.answered(scoped, kernel, journey.flow));
         }
         ready.extend(self.look(scoped, kernel, journey, Timestamp::now()));
@@ -115,7 +115,7 @@ impl Findings {
             self.flows.retain(|known, _| *known > keep);
         }
         let flow = self.flows.entry(number).or_insert(Flow { first_seen: journey.time, replies: 0 });
-        flow.replies += u64::from(journey.direction == Some(Direction::Reply));
+        flow.replies += u64::from(is_reply(journey));
     }
 
     /// Journeys that waited for this flow's reply.
@@ -189,6 +189,12 @@ impl Findings {
         self.rulesets.insert(netns, (texts.clone(), view.clone()));
         Some(view)
     }
+}
+
+/// Whether the other end answered: ICMP errors and redirects about a connection are no answer.
+fn is_reply(journey: &Journey) -> bool {
+    journey.direction == Some(Direction::Reply)
+        && journey.conntrack.as_ref().is_some_and(|conntrack| conntrack.state != CtState::Related)
 }
 
 /// The rulesets as diagnosis sees them.
