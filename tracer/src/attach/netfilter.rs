@@ -58,7 +58,8 @@ struct Text {
 
 impl Text {
     fn take(object: &aya_obj::Object, name: &'static str) -> Result<Self> {
-        let program = object.programs.get(name).with_context(|| format!("kernel object: no program {name}"))?;
+        let program =
+            object.programs.get(name).with_context(|| format!("kernel object: no program {name}"))?;
         let function =
             object.functions.get(&program.function_key()).context("kernel object: program without code")?;
         Ok(Self {

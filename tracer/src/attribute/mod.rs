@@ -44,7 +44,9 @@ impl Attributor {
                     at += tables.len() - 1;
                     let judged = table::judge(&tables, draft.flow, draft.direction, &mut self.mappings);
                     if judged.dropped_elsewhere {
-                        notes.push("dropped by another function at this hook, behind the tables shown".to_owned());
+                        notes.push(
+                            "dropped by another function at this hook, behind the tables shown".to_owned(),
+                        );
                     }
                     for stage in judged.stages {
                         builder.push(StageKind::Netfilter(stage), time, netns);

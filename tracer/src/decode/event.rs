@@ -199,7 +199,13 @@ pub struct TuplesEvent {
 
 impl TuplesEvent {
     pub(super) fn new(raw: &ConntrackTuples) -> Self {
-        Self { journey: raw.head.journey, time: raw.head.time, conntrack: raw.conntrack, original: raw.original, reply: raw.reply }
+        Self {
+            journey: raw.head.journey,
+            time: raw.head.time,
+            conntrack: raw.conntrack,
+            original: raw.original,
+            reply: raw.reply,
+        }
     }
 }
 

@@ -21,13 +21,27 @@ use super::{
 /// after which the sender takes the packet for lost.
 pub const REPLY_PATIENCE: Duration = Duration::from_secs(1);
 
+/// `ICMP_REDIRECT` (include/uapi/linux/icmp.h).
+pub(super) const ICMP_REDIRECT: u8 = 5;
+
 /// What is known of the packet's connection beyond this packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// When the connection's first packet was seen.
     pub first_seen: Timestamp,
-    /// Packets of the reply direction seen so far, in any traced namespace.
+    /// Answers seen so far ([`Flow::is_answer`]), in any traced namespace.
     pub replies: u64,
+}
+
+impl Flow {
+    /// Whether a journey shows that the other side answered. An ICMP redirect does not: this host sends it itself,
+    /// about a packet that it has just forwarded.
+    #[must_use]
+    pub fn is_answer(journey: &Journey) -> bool {
+        let redirect =
+            journey.packet.protocol == Protocol::ICMP && journey.packet.icmp_type == Some(ICMP_REDIRECT);
+        journey.direction == Some(Direction::Reply) && !redirect
+    }
 }
 
 /// An enriched journey and everything around it. A namespace that is not in `surroundings` or `rulesets` is

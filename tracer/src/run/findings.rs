@@ -14,7 +14,7 @@ use crate::{
     attach::Kernel,
     diagnose::{Case, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
-    model::{Direction, Journey, LocalSocket, Tuple},
+    model::{Journey, LocalSocket, Tuple},
     rules::{late::LateTexts, text::Tool},
 };
 
@@ -61,7 +61,9 @@ impl Findings {
         tuple: Tuple,
         port: Option<u16>,
     ) {
-        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else { return };
+        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else {
+            return;
+        };
         let local = Endpoint { address: tuple.destination, port: destination_port };
         let peer = Endpoint { address: tuple.source, port: source_port };
         let protocol = journey.packet.protocol;
@@ -72,7 +74,8 @@ impl Findings {
             let owned = |socket: &LocalSocket| socket.pid.is_some();
             // A connection that is not accepted yet has no owner, and one that is over has none any more: the
             // listener's process is who takes it.
-            let listener = || sockets.find_listener(protocol, Endpoint { port: port.unwrap_or(local.port), ..local });
+            let listener =
+                || sockets.find_listener(protocol, Endpoint { port: port.unwrap_or(local.port), ..local });
             let best = match found {
                 Some(socket) if owned(&socket) => Some(socket),
                 Some(socket) => Some(listener().filter(owned).unwrap_or(socket)),
@@ -95,7 +98,7 @@ impl Findings {
     pub(super) fn add(&mut self, scoped: &Scoped, kernel: &Kernel, journey: Journey) -> Vec<Journey> {
         self.note(&journey);
         let mut ready = Vec::new();
-        if journey.direction == Some(Direction::Reply) {
+        if Flow::is_answer(&journey) {
             ready.extend(self.answered(scoped, kernel, journey.flow));
         }
         ready.extend(self.look(scoped, kernel, journey, Timestamp::now()));
@@ -109,7 +112,7 @@ impl Findings {
             self.flows.retain(|known, _| *known > keep);
         }
         let flow = self.flows.entry(number).or_insert(Flow { first_seen: journey.time, replies: 0 });
-        flow.replies += u64::from(journey.direction == Some(Direction::Reply));
+        flow.replies += u64::from(Flow::is_answer(journey));
     }
 
     /// Journeys that waited for this flow's reply.
@@ -142,7 +145,13 @@ impl Findings {
     }
 
     /// Diagnoses; `None` when the journey is held.
-    fn look(&mut self, scoped: &Scoped, kernel: &Kernel, mut journey: Journey, now: Timestamp) -> Option<Journey> {
+    fn look(
+        &mut self,
+        scoped: &Scoped,
+        kernel: &Kernel,
+        mut journey: Journey,
+        now: Timestamp,
+    ) -> Option<Journey> {
         // What opens a connection says something about the sockets of this moment.
         let opens = journey.packet.tcp_flags.as_deref() == Some("S");
         let age = if opens || journey.outcome.result.is_bad() { KEEP_BAD } else { KEEP_FINE };
