@@ -85,6 +85,12 @@ impl Namespace {
         &self.tables
     }
 
+    /// What was hooked when the probes were last placed, ours left out.
+    #[must_use]
+    pub fn hooks(&self) -> &[HookList] {
+        &self.hooks
+    }
+
     /// The texts of [`Self::tables`].
     #[must_use]
     pub fn texts(&self) -> &Arc<LateTexts> {

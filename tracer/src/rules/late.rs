@@ -95,6 +95,12 @@ impl LateTexts {
         self.printed().map(|printed| &printed.texts)
     }
 
+    /// What the tools said, proven or not.
+    #[must_use]
+    pub fn unproven(&self) -> Option<&Printed> {
+        self.printed.get()
+    }
+
     /// All that the tools said, once proven.
     #[must_use]
     pub fn printed(&self) -> Option<&Printed> {

@@ -12,10 +12,13 @@ use jiff::Timestamp;
 use super::scope::Scoped;
 use crate::{
     attach::Kernel,
-    diagnose::{Case, Flow, RulesetView, diagnose},
+    diagnose::{Case, Delivery, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
     model::{Journey, LocalSocket, Tuple},
-    rules::{late::LateTexts, text::Tool},
+    rules::{
+        late::{LateTexts, Printed},
+        text::Tool,
+    },
 };
 
 /// How old surroundings may be for a journey that ended well, and for one that did not.
@@ -25,6 +28,8 @@ const KEEP_BAD: Duration = Duration::from_millis(50);
 const KEEP_MISSED: Duration = Duration::from_millis(10);
 /// Flows remembered; the oldest half is forgotten beyond.
 const MOST_FLOWS: usize = 100_000;
+/// Deliveries remembered; the oldest half is forgotten beyond.
+const MOST_DELIVERIES: usize = 512;
 
 /// A journey that waits for its cause to show.
 struct Held {
@@ -37,6 +42,7 @@ struct Held {
 pub(super) struct Findings {
     reader: Reader,
     flows: HashMap<u64, Flow>,
+    deliveries: Vec<Delivery>,
     /// Rulesets as diagnosis sees them, with the texts they were made of.
     rulesets: HashMap<u32, (Arc<LateTexts>, Arc<RulesetView>)>,
     held: Vec<Held>,
@@ -47,6 +53,7 @@ impl Findings {
         Self {
             reader: Reader::new(Roots::default()),
             flows: HashMap::new(),
+            deliveries: Vec::new(),
             rulesets: HashMap::new(),
             held: Vec::new(),
         }
@@ -106,6 +113,10 @@ impl Findings {
     }
 
     fn note(&mut self, journey: &Journey) {
+        if self.deliveries.len() >= MOST_DELIVERIES {
+            self.deliveries.drain(..MOST_DELIVERIES / 2);
+        }
+        self.deliveries.extend(Delivery::of(journey));
         let Some(number) = journey.flow else { return };
         if self.flows.len() >= MOST_FLOWS {
             let keep = number.saturating_sub(MOST_FLOWS as u64 / 2);
@@ -160,7 +171,9 @@ impl Findings {
             passed.iter().filter_map(|netns| self.surroundings(scoped, *netns, age)).collect();
         let rulesets: Vec<_> = passed.iter().filter_map(|netns| self.ruleset(kernel, *netns)).collect();
         let flow = journey.flow.and_then(|number| self.flows.get(&number).copied());
-        let case = Case { journey: &journey, flow, now, surroundings: &surroundings, rulesets: &rulesets };
+        let recent = &self.deliveries;
+        let case =
+            Case { journey: &journey, flow, now, recent, surroundings: &surroundings, rulesets: &rulesets };
         let diagnosis = diagnose(&case);
         journey.findings = diagnosis.findings;
         match diagnosis.again_at {
@@ -181,19 +194,25 @@ impl Findings {
         {
             return Some(view.clone());
         }
-        let printed = texts.printed()?;
-        let mut view = RulesetView::new(netns);
-        for (tool, text) in &printed.raw {
-            if let Some((backend, family)) = tool.iptables() {
-                view.add_iptables_save(backend, family, text);
-            }
-        }
-        for (_, text) in printed.raw.iter().filter(|(tool, _)| *tool == Tool::Nft) {
-            view.add_nft_list(text);
-        }
-        view.unread = printed.texts.missing().iter().map(ToString::to_string).collect();
+        let view = view(netns, texts.printed()?);
         let view = Arc::new(view);
         self.rulesets.insert(netns, (texts.clone(), view.clone()));
         Some(view)
     }
+}
+
+/// The rulesets as diagnosis sees them.
+pub(super) fn view(netns: u32, printed: &Printed) -> RulesetView {
+    let mut view = RulesetView::new(netns);
+    for (tool, text) in &printed.raw {
+        if let Some((backend, family)) = tool.iptables() {
+            view.add_iptables_save(backend, family, text);
+        }
+    }
+    // Tables that iptables-nft printed are known by now, and left out of nft's.
+    for (_, text) in printed.raw.iter().filter(|(tool, _)| *tool == Tool::Nft) {
+        view.add_nft_list(text);
+    }
+    view.unread = printed.texts.missing().iter().map(ToString::to_string).collect();
+    view
 }

@@ -1,5 +1,6 @@
 //! Wires the stages together.
 
+mod doctor;
 mod findings;
 mod scope;
 mod setup;
@@ -15,8 +16,6 @@ use crate::{config::Command, error::Failure};
 pub fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Trace(config) => trace::run(config),
-        Command::Doctor { .. } => {
-            Err(Failure::Other(anyhow::anyhow!("doctor is not wired up in this build")))
-        }
+        Command::Doctor { json, .. } => doctor::run(*json),
     }
 }

@@ -6,14 +6,14 @@ use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 use nix::{time::ClockId, unistd::geteuid};
 use tracer_common::{
+    filter::Filter,
     layout::{KernelLayout, Sizes},
     settings::Settings,
 };
 
 use crate::{
     attach::Kernel,
-    cli::ProbeMode,
-    config::{Config, RulesMode, Scope},
+    config::{ColorChoice, Config, Format, NetnsSpec, Output, ProbeMode, RulesMode, Scope, Stop},
     correlate::Names,
     error::Failure,
     kernel::{KernelTypes, Symbols, btf::BTF_DIRECTORY},
@@ -36,6 +36,11 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     }
     if config.probes == ProbeMode::Kprobe {
         return Err(Failure::NoProbe { tried: "kprobe: this version places no kprobes".to_owned() });
+    }
+    for (asked, flag) in [(config.xdp, "--xdp"), (config.rules == RulesMode::Nftrace, "--rules nftrace")] {
+        if asked {
+            return Err(Failure::Other(anyhow::anyhow!("{flag} is not in this version: leave it out")));
+        }
     }
     if !Path::new(BTF_DIRECTORY).join("vmlinux").exists() {
         return Err(Failure::NoBtf);
@@ -69,6 +74,28 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let names =
         Names::new(reasons, move |address| functions.function_at(address).map(|(name, _)| name.to_owned()));
     Ok(Loaded { kernel, names, absent })
+}
+
+/// What doctor loads: nothing is filtered, and the current namespace is looked at.
+pub(super) fn doctor_config() -> Config {
+    Config {
+        filter: Filter::default(),
+        interfaces: Vec::new(),
+        ct_states: Vec::new(),
+        scope: Scope::These(vec![NetnsSpec::Current]),
+        rules: RulesMode::Auto,
+        probes: ProbeMode::Auto,
+        xdp: false,
+        clsact: false,
+        kernel_log: false,
+        output: Output { format: Format::Json, drops_only: false, color: ColorChoice::Never },
+        stop: Stop::default(),
+    }
+}
+
+/// `uname -r`
+pub(super) fn kernel_release() -> String {
+    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The wall clock at time 0 of CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`.

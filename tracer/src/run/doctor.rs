@@ -1,0 +1,153 @@
+//! What this machine can show, and what is risky: gathers what `doctor` puts together.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use super::{findings, setup};
+use crate::{
+    attach::Kernel,
+    diagnose::RulesetView,
+    doctor::{Capabilities, Capability, HookFunction, Machine, examine},
+    enrich::{Loggers, NetnsPath, Reader, Reading, Roots},
+    error::Failure,
+    kernel::{
+        btf::BTF_DIRECTORY,
+        hooks::{HookFunction as Hooked, HookKind, HookList},
+    },
+    model::{Family, TableFamily},
+    netns,
+    plan::{TRACEPOINTS, View},
+    render::printable,
+};
+
+/// Prints the report on the current namespace; a failure when something stops tracing.
+pub(super) fn run(json: bool) -> Result<(), Failure> {
+    let namespace = netns::resolve(&crate::config::NetnsSpec::Current, &netns::Roots::default())?;
+    let mut capabilities = Capabilities { kernel: setup::kernel_release(), ..Capabilities::default() };
+    let types = Path::new(BTF_DIRECTORY).join("vmlinux");
+    capabilities.features.push(Capability {
+        name: "kernel types (BTF)".to_owned(),
+        available: types.exists(),
+        why: format!("{} {}", types.display(), if types.exists() { "is there" } else { "is missing" }),
+        gives: "where the fields of kernel structures lie".to_owned(),
+        needed: true,
+        used: false,
+    });
+    let mut ruleset = RulesetView::new(namespace.inode);
+    match probe(&namespace) {
+        Ok((kernel, tried)) => {
+            capabilities.features.extend(tried);
+            if let Some(traced) = kernel.namespaces().next() {
+                capabilities.hooks = traced.hooks().iter().flat_map(hooks_of).collect();
+                traced.texts().wait();
+                if let Some(printed) = traced.texts().unproven() {
+                    ruleset = findings::view(namespace.inode, printed);
+                }
+            }
+        }
+        Err(failure) => capabilities.features.push(Capability {
+            name: "programs in the kernel".to_owned(),
+            available: false,
+            why: format!("{}; {}", failure.what(), failure.todo()),
+            gives: "journeys".to_owned(),
+            needed: true,
+            used: false,
+        }),
+    }
+    let path = NetnsPath::new(&namespace.path);
+    let surroundings =
+        Reader::new(Roots::default()).surroundings(namespace.inode, &path, Instant::now(), Duration::ZERO);
+    let loggers = Reading::now(
+        Loggers::read(Path::new("/proc/thread-self")).or_else(|_| Loggers::read(Path::new("/proc"))),
+    );
+    let machine = Machine {
+        capabilities: &capabilities,
+        surroundings: &surroundings,
+        ruleset: &ruleset,
+        loggers: &loggers,
+    };
+    let report = examine(&machine);
+    let mut out = io::stdout().lock();
+    let text = if json {
+        serde_json::to_string(&report).map_err(anyhow::Error::from)?
+    } else {
+        report.to_string().lines().map(printable).collect::<Vec<_>>().join("\n")
+    };
+    writeln!(out, "{text}").map_err(Failure::Output)?;
+    if report.stops_tracing() {
+        return Err(Failure::NoProbe { tried: "the report says what stops tracing".to_owned() });
+    }
+    Ok(())
+}
+
+/// Loads everything and places every probe for a moment: what works is known and not guessed.
+fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Failure> {
+    let config = setup::doctor_config();
+    let setup::Loaded { mut kernel, absent, .. } = setup::load(&config)?;
+    let mut tried = Vec::new();
+    let placed = kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut View::default());
+    tried.push(Capability {
+        name: "netfilter links".to_owned(),
+        available: placed.is_ok(),
+        why: placed.err().map_or("placed at every hook".to_owned(), |error| format!("{error:#}")),
+        gives: "the packet before and after each table, and the rules that matched".to_owned(),
+        needed: true,
+        used: true,
+    });
+    kernel.attach_tracepoints()?;
+    let (attached, _) = kernel.attached();
+    for probe in TRACEPOINTS {
+        let available = attached.contains(&probe.tracepoint);
+        tried.push(Capability {
+            name: format!("tracepoint {}", probe.tracepoint),
+            available,
+            why: if available { "attached" } else { "this kernel has none of that name" }.to_owned(),
+            gives: probe.gives.to_owned(),
+            needed: probe.required,
+            used: true,
+        });
+    }
+    tried.extend(absent.into_iter().map(|member| Capability {
+        name: member,
+        available: false,
+        why: "not in this kernel's types".to_owned(),
+        gives: "that field of packets".to_owned(),
+        needed: false,
+        used: false,
+    }));
+    Ok((kernel, tried))
+}
+
+fn hooks_of(list: &HookList) -> Vec<HookFunction> {
+    let family = match list.family {
+        Family::Ipv4 => TableFamily::Ip,
+        Family::Ipv6 => TableFamily::Ip6,
+    };
+    let one = |hooked: &Hooked, under: Option<&str>| HookFunction {
+        hook: list.hook,
+        family,
+        priority: Some(hooked.priority),
+        function: hooked.symbol.clone().unwrap_or_else(|| format!("{:#x}", hooked.address)),
+        stands_for: under.map(str::to_owned).or_else(|| match hooked.kind {
+            HookKind::XtTable { .. } => Some("table of iptables-legacy".to_owned()),
+            HookKind::NftChain { .. } => Some("base chain of nftables".to_owned()),
+            HookKind::Nat { .. } => Some("NAT engine".to_owned()),
+            HookKind::Bpf => Some("BPF program".to_owned()),
+            HookKind::Other => None,
+        }),
+    };
+    list.functions
+        .iter()
+        .flat_map(|hooked| {
+            let chains = match &hooked.kind {
+                HookKind::Nat { chains } => chains.as_slice(),
+                _ => &[],
+            };
+            std::iter::once(one(hooked, None))
+                .chain(chains.iter().map(move |chain| one(chain, Some("run by the NAT engine"))))
+        })
+        .collect()
+}
