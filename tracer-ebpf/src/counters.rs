@@ -133,7 +133,9 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
         return 0;
     }
-    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot_of(key.hook))) else { return 0 };
+    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot_of(key.hook))) else {
+        return 0;
+    };
     // SAFETY: valid map values.
     let (gap, reading) = unsafe { (&*gap, &mut *reading) };
     let Some(per_cpu) = per_cpu_offset() else { return 0 };
@@ -156,7 +158,8 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
         }
         let table = &gap.tables[i];
         let room = table.count.min(MAX_SNAPSHOT - position);
-        let mut run = Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
+        let mut run =
+            Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
         // SAFETY: the callback gets the pointer of a live Run.
         unsafe { bpf_loop(room, first_reading as *mut c_void, (&raw mut run).cast(), 0) };
         position += room;
@@ -212,7 +215,8 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         hits.table = table.id;
         hits.count = 0;
         hits.reserved = 0;
-        let mut run = Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
+        let mut run =
+            Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
         // SAFETY: as in `open`.
         unsafe { bpf_loop(room, second_reading as *mut c_void, (&raw mut run).cast(), 0) };
         position += room;

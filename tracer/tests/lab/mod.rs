@@ -1,4 +1,5 @@
 //! A network namespace of one test, which vanishes with its last handle, and the readers of the kernel.
+#![allow(clippy::unwrap_used, reason = "tests panic")]
 
 use std::{
     fs::File,

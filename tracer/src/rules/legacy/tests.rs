@@ -198,16 +198,36 @@ fn refused(change: impl FnOnce(&mut Image)) {
 
 #[test]
 fn impossible_tables_are_refused() {
-    refused(|image| drop(image.put_u16(ENTRIES + 4, 0)));
-    refused(|image| drop(image.put_u16(ENTRIES + 4, u16::MAX)));
-    refused(|image| drop(image.put_u16(ENTRIES + 2, 0)));
-    refused(|image| drop(image.put_u32(INFO, u32::MAX)));
-    refused(|image| drop(image.put_u32(INFO + 4, 3)));
-    refused(|image| drop(image.put_u64(TABLE + 32, 0xdead_0000)));
-    refused(|image| drop(image.put_u32(ENTRIES + 32, 8 * SIZE + 4)));
-    refused(|image| drop(image.put_u32(ENTRIES + 32, (-77i32).cast_unsigned())));
-    refused(|image| drop(image.put_u32(ENTRIES + 32, i32::MIN.cast_unsigned())));
-    refused(|image| drop(image.put_u32(ENTRIES + 3 * u64::from(SIZE) + 32, RETURN.cast_unsigned())));
+    refused(|image| {
+        image.put_u16(ENTRIES + 4, 0);
+    });
+    refused(|image| {
+        image.put_u16(ENTRIES + 4, u16::MAX);
+    });
+    refused(|image| {
+        image.put_u16(ENTRIES + 2, 0);
+    });
+    refused(|image| {
+        image.put_u32(INFO, u32::MAX);
+    });
+    refused(|image| {
+        image.put_u32(INFO + 4, 3);
+    });
+    refused(|image| {
+        image.put_u64(TABLE + 32, 0xdead_0000);
+    });
+    refused(|image| {
+        image.put_u32(ENTRIES + 32, 8 * SIZE + 4);
+    });
+    refused(|image| {
+        image.put_u32(ENTRIES + 32, (-77i32).cast_unsigned());
+    });
+    refused(|image| {
+        image.put_u32(ENTRIES + 32, i32::MIN.cast_unsigned());
+    });
+    refused(|image| {
+        image.put_u32(ENTRIES + 3 * u64::from(SIZE) + 32, RETURN.cast_unsigned());
+    });
     refused(|image| hook(image, 1, 3, 0));
     refused(|image| hook(image, 1, 0, 100));
 }

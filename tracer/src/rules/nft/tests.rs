@@ -374,15 +374,33 @@ fn torn_structures_are_errors() {
         change(&mut kernel);
         assert!(matches!(kernel.read(), Err(ReadError::Impossible { .. } | ReadError::Unreadable { .. })));
     }
-    refused(|kernel| drop(kernel.image.put_u64(INPUT, 0xdead_0000)));
-    refused(|kernel| drop(kernel.image.put_u64(RULES, u64::MAX)));
-    refused(|kernel| drop(kernel.image.put_u64(RULES + 8, 0xfff << 1)));
-    refused(|kernel| drop(kernel.image.put_u64(RULES + 8, 0)));
-    refused(|kernel| drop(kernel.image.put_u32(OPS + 8, 0)));
-    refused(|kernel| drop(kernel.image.put_u64(RULES + 48, 0x7777)));
-    refused(|kernel| drop(kernel.image.put_u32(RULES + 40, 77)));
-    refused(|kernel| drop(kernel.image.put(TABLE + 8, &[63])));
-    refused(|kernel| drop(kernel.image.put(BASE + 8, &[9])));
+    refused(|kernel| {
+        kernel.image.put_u64(INPUT, 0xdead_0000);
+    });
+    refused(|kernel| {
+        kernel.image.put_u64(RULES, u64::MAX);
+    });
+    refused(|kernel| {
+        kernel.image.put_u64(RULES + 8, 0xfff << 1);
+    });
+    refused(|kernel| {
+        kernel.image.put_u64(RULES + 8, 0);
+    });
+    refused(|kernel| {
+        kernel.image.put_u32(OPS + 8, 0);
+    });
+    refused(|kernel| {
+        kernel.image.put_u64(RULES + 48, 0x7777);
+    });
+    refused(|kernel| {
+        kernel.image.put_u32(RULES + 40, 77);
+    });
+    refused(|kernel| {
+        kernel.image.put(TABLE + 8, &[63]);
+    });
+    refused(|kernel| {
+        kernel.image.put(BASE + 8, &[9]);
+    });
 }
 
 #[test]
