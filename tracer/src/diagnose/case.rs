@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use crate::{
     enrich::{DeviceSettings, Endpoint, Network, Settings, Sockets, Surroundings},
     model::{
-        CtState, DecidedBy, Direction, Family, Journey, NetfilterStage, OutcomeKind, Protocol, Tuple, Verdict,
+        CtState, DecidedBy, Direction, Family, Journey, LocalSocket, NetfilterStage, OutcomeKind, Protocol,
+        Tuple, Verdict,
     },
 };
 
@@ -21,13 +22,62 @@ use super::{
 /// after which the sender takes the packet for lost.
 pub const REPLY_PATIENCE: Duration = Duration::from_secs(1);
 
+/// `ICMP_REDIRECT` (include/uapi/linux/icmp.h).
+pub(super) const ICMP_REDIRECT: u8 = 5;
+
 /// What is known of the packet's connection beyond this packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// When the connection's first packet was seen.
     pub first_seen: Timestamp,
-    /// Packets of the reply direction seen so far, in any traced namespace.
+    /// Answers seen so far ([`Flow::is_answer`]), in any traced namespace.
     pub replies: u64,
+}
+
+impl Flow {
+    /// Whether a journey shows that the other side answered. An ICMP redirect does not: this host sends it itself,
+    /// about a packet that it has just forwarded.
+    #[must_use]
+    pub fn is_answer(journey: &Journey) -> bool {
+        let redirect =
+            journey.packet.protocol == Protocol::ICMP && journey.packet.icmp_type == Some(ICMP_REDIRECT);
+        journey.direction == Some(Direction::Reply) && !redirect
+    }
+}
+
+/// A packet that asked for something new and was delivered to a local socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub time: Timestamp,
+    pub netns: u32,
+    pub protocol: Protocol,
+    pub client: IpAddr,
+    pub port: u16,
+    pub socket: LocalSocket,
+}
+
+impl Delivery {
+    /// `None` for a journey that is none.
+    #[must_use]
+    pub fn of(journey: &Journey) -> Option<Self> {
+        let delivered = journey.outcome.result == OutcomeKind::Delivered && opens(journey);
+        let leg = legs(journey).pop().filter(|_| delivered)?;
+        Some(Self {
+            time: journey.time,
+            netns: leg.netns,
+            protocol: journey.packet.protocol,
+            client: leg.exit.source,
+            port: leg.exit.destination_port?,
+            socket: journey.outcome.socket.clone()?,
+        })
+    }
+}
+
+/// A TCP SYN, or a packet of another protocol in the original direction.
+fn opens(journey: &Journey) -> bool {
+    let flags = journey.packet.tcp_flags.as_deref();
+    journey.direction != Some(Direction::Reply)
+        && flags.is_none_or(|flags| flags.contains('S') && !flags.contains('A'))
 }
 
 /// An enriched journey and everything around it. A namespace that is not in `surroundings` or `rulesets` is
@@ -38,6 +88,8 @@ pub struct Case<'a> {
     /// `None` where conntrack does not know the packet.
     pub flow: Option<Flow>,
     pub now: Timestamp,
+    /// What local sockets received shortly before, oldest first.
+    pub recent: &'a [Delivery],
     pub surroundings: &'a [Arc<Surroundings>],
     pub rulesets: &'a [Arc<RulesetView>],
 }
@@ -102,15 +154,9 @@ impl<'a> Case<'a> {
         self.journey.conntrack.as_ref().map(|conntrack| conntrack.state)
     }
 
-    /// It asks for something new: a TCP SYN, or a packet of another protocol in the original direction.
+    /// It asks for something new.
     pub(super) fn opens(&self) -> bool {
-        self.is_original()
-            && self
-                .journey
-                .packet
-                .tcp_flags
-                .as_deref()
-                .is_none_or(|flags| flags.contains('S') && !flags.contains('A'))
+        opens(self.journey)
     }
 
     /// Reason names differ between kernels in their prefix only.

@@ -15,7 +15,7 @@ mod tests;
 
 use jiff::Timestamp;
 
-pub use case::{Case, Flow, REPLY_PATIENCE};
+pub use case::{Case, Delivery, Flow, REPLY_PATIENCE};
 pub use leg::Leg;
 pub use ruleset::RulesetView;
 

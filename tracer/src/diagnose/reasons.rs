@@ -41,6 +41,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("TCP_CLOSE", "the connection is closed", "# nothing, if it is the end of a connection"),
     ("TCP_LISTEN_OVERFLOW", "the listener's queue of new connections is full: the program accepts too slowly", "ss -ltn  # Recv-Q against Send-Q; raise net.core.somaxconn and the program's backlog"),
     ("TCP_OLD_ACK", "its acknowledgement is older than one seen before", "# nothing: a late packet"),
+    ("QUEUE_PURGE", "its queue was emptied: the socket or device was closed before anybody took it from there", "# nothing, if it is the end of a connection"),
     ("TCP_MINTTL", "its TTL is below what the socket asks for (IP_MINTTL)", "# look at the number of hops, or the program's setting"),
     ("BPF_CGROUP_EGRESS", "a BPF program of a cgroup refused it", "bpftool cgroup tree"),
     ("IPV6DISABLED", "IPv6 is switched off on that device", "sysctl net.ipv6.conf.DEVICE.disable_ipv6"),

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use super::scope::Scoped;
 use crate::{
     attach::Kernel,
-    diagnose::{Case, Flow, RulesetView, diagnose},
+    diagnose::{Case, Delivery, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
-    model::{CtState, Direction, Journey, LocalSocket, Tuple},
+    model::{Journey, LocalSocket, Tuple},
     rules::{
         late::{LateTexts, Printed},
         text::Tool,
@@ -28,6 +28,8 @@ const KEEP_BAD: Duration = Duration::from_millis(50);
 const KEEP_MISSED: Duration = Duration::from_millis(10);
 /// Flows remembered; the oldest half is forgotten beyond.
 const MOST_FLOWS: usize = 100_000;
+/// Deliveries remembered; the oldest half is forgotten beyond.
+const MOST_DELIVERIES: usize = 512;
 
 /// A journey that waits for its cause to show.
 struct Held {
@@ -40,6 +42,7 @@ struct Held {
 pub(super) struct Findings {
     reader: Reader,
     flows: HashMap<u64, Flow>,
+    deliveries: Vec<Delivery>,
     /// Rulesets as diagnosis sees them, with the texts they were made of.
     rulesets: HashMap<u32, (Arc<LateTexts>, Arc<RulesetView>)>,
     held: Vec<Held>,
@@ -50,6 +53,7 @@ impl Findings {
         Self {
             reader: Reader::new(Roots::default()),
             flows: HashMap::new(),
+            deliveries: Vec::new(),
             rulesets: HashMap::new(),
             held: Vec::new(),
         }
@@ -101,7 +105,7 @@ impl Findings {
     pub(super) fn add(&mut self, scoped: &Scoped, kernel: &Kernel, journey: Journey) -> Vec<Journey> {
         self.note(&journey);
         let mut ready = Vec::new();
-        if is_reply(&journey) {
+        if Flow::is_answer(&journey) {
             ready.extend(self.answered(scoped, kernel, journey.flow));
         }
         ready.extend(self.look(scoped, kernel, journey, Timestamp::now()));
@@ -109,13 +113,17 @@ impl Findings {
     }
 
     fn note(&mut self, journey: &Journey) {
+        if self.deliveries.len() >= MOST_DELIVERIES {
+            self.deliveries.drain(..MOST_DELIVERIES / 2);
+        }
+        self.deliveries.extend(Delivery::of(journey));
         let Some(number) = journey.flow else { return };
         if self.flows.len() >= MOST_FLOWS {
             let keep = number.saturating_sub(MOST_FLOWS as u64 / 2);
             self.flows.retain(|known, _| *known > keep);
         }
         let flow = self.flows.entry(number).or_insert(Flow { first_seen: journey.time, replies: 0 });
-        flow.replies += u64::from(is_reply(journey));
+        flow.replies += u64::from(Flow::is_answer(journey));
     }
 
     /// Journeys that waited for this flow's reply.
@@ -163,7 +171,9 @@ impl Findings {
             passed.iter().filter_map(|netns| self.surroundings(scoped, *netns, age)).collect();
         let rulesets: Vec<_> = passed.iter().filter_map(|netns| self.ruleset(kernel, *netns)).collect();
         let flow = journey.flow.and_then(|number| self.flows.get(&number).copied());
-        let case = Case { journey: &journey, flow, now, surroundings: &surroundings, rulesets: &rulesets };
+        let recent = &self.deliveries;
+        let case =
+            Case { journey: &journey, flow, now, recent, surroundings: &surroundings, rulesets: &rulesets };
         let diagnosis = diagnose(&case);
         journey.findings = diagnosis.findings;
         match diagnosis.again_at {
@@ -189,12 +199,6 @@ impl Findings {
         self.rulesets.insert(netns, (texts.clone(), view.clone()));
         Some(view)
     }
-}
-
-/// Whether the other end answered: ICMP errors and redirects about a connection are no answer.
-fn is_reply(journey: &Journey) -> bool {
-    journey.direction == Some(Direction::Reply)
-        && journey.conntrack.as_ref().is_some_and(|conntrack| conntrack.state != CtState::Related)
 }
 
 /// The rulesets as diagnosis sees them.

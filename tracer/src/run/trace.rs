@@ -10,7 +10,7 @@ use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
@@ -49,10 +49,38 @@ pub(super) fn run(config: &Config) -> Result<(), Failure> {
         .build()
         .context("starting the event loop")?;
     runtime.block_on(async {
+        // From here on a signal ends the trace in good order, also one that comes right after the start line.
+        let mut signals = Signals::new()?;
         let mut trace = Trace::start(config, started)?;
-        trace.run().await?;
+        trace.run(&mut signals).await?;
         trace.end()
     })
+}
+
+/// The signals that end a trace.
+struct Signals {
+    interrupted: Signal,
+    terminated: Signal,
+    hung_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            interrupted: signal(SignalKind::interrupt()).context("watching for Ctrl-C")?,
+            terminated: signal(SignalKind::terminate()).context("watching for SIGTERM")?,
+            hung_up: signal(SignalKind::hangup()).context("watching for SIGHUP")?,
+        })
+    }
+
+    /// Waits for the first of them.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupted.recv() => {}
+            _ = self.terminated.recv() => {}
+            _ = self.hung_up.recv() => {}
+        }
+    }
 }
 
 struct Trace<'c> {
@@ -134,10 +162,7 @@ impl<'c> Trace<'c> {
         self.line(&Line::Start(start))
     }
 
-    async fn run(&mut self) -> Result<(), Failure> {
-        let mut interrupted = signal(SignalKind::interrupt()).context("watching for Ctrl-C")?;
-        let mut terminated = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
-        let mut hung_up = signal(SignalKind::hangup()).context("watching for SIGHUP")?;
+    async fn run(&mut self, signals: &mut Signals) -> Result<(), Failure> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut scope_tick = interval(SCOPE_TICK);
@@ -157,9 +182,7 @@ impl<'c> Trace<'c> {
                     self.tick()?;
                 }
                 _ = scope_tick.tick() => self.look_at_scope()?,
-                _ = interrupted.recv() => break,
-                _ = terminated.recv() => break,
-                _ = hung_up.recv() => break,
+                () = signals.any() => break,
                 () = async { if let Some(end) = end { sleep_until(end).await } else { std::future::pending().await } } => break,
             }
         }

@@ -1,6 +1,8 @@
 //! Anything else that the kernel drops.
 
-use super::{Answer, Case, Check, reasons, words};
+use crate::model::{CtState, Protocol};
+
+use super::{Answer, Case, Check, case::ICMP_REDIRECT, reasons, words};
 
 /// The kernel's own reason, in plain words.
 pub(super) struct DroppedByKernel;
@@ -23,7 +25,13 @@ impl Check for DroppedByKernel {
             (None, None) => String::new(),
         };
         let explanation = outcome.reason.as_deref().and_then(reasons::explain);
+        let redirect =
+            (case.protocol(), case.journey.packet.icmp_type) == (Protocol::ICMP, Some(ICMP_REDIRECT));
         let (why, fix) = match (outcome.reason.as_deref(), explanation) {
+            (Some("NETFILTER_DROP"), _) if redirect && case.state() == Some(CtState::Related) => (
+                "it is a redirect about a translated connection, and NAT lets none of those out".to_owned(),
+                "# nothing: harmless; it shows that the packet it is about left by the device that it came in by",
+            ),
             (Some("NETFILTER_DROP"), _) => (
                 "netfilter refused it, and which rule or function did so was not seen".to_owned(),
                 "pathtrace --rules auto  # if rules were off; `pathtrace doctor` lists what judges at each hook",

@@ -1,3 +1,5 @@
+use crate::model::LocalSocket;
+
 use super::*;
 
 const CLIENT: &str = "10.1.0.2:40000";
@@ -95,6 +97,38 @@ fn a_relay_hides_its_client() {
         lab.sockets.push(entry);
     });
     assert!(tunnel.only("source-hidden-by-local-proxy").evidence[2].contains("/dev/net/tun"));
+}
+
+/// A loopback connection to port 8080, and what port 80 received `milliseconds` before.
+fn after_delivery(client: &str, milliseconds: i64, service: &str) -> Lab {
+    let received = |lab: &mut Lab, local: &str| {
+        let (local, process, pid) = (local.to_owned(), Some("proxy".to_owned()), Some(9));
+        lab.journey.outcome.socket = Some(LocalSocket { local, process, pid });
+    };
+    let front =
+        Lab::tcp(client, "10.1.0.1:80").comes_in("c0").delivered().edit(|lab| received(lab, "0.0.0.0:80"));
+    Lab::tcp("127.0.0.1:50000", "127.0.0.1:8080").accepted(Hook::Output).delivered().edit(|lab| {
+        received(lab, service);
+        lab.journey.time = Timestamp::from_millisecond(milliseconds).unwrap();
+        lab.recent.extend(Delivery::of(&front.journey));
+    })
+}
+
+#[test]
+fn a_relay_is_found_by_what_it_received_when_its_connection_is_over() {
+    let finding = after_delivery(CLIENT, 3, "127.0.0.1:8080").only("source-hidden-by-local-proxy");
+    assert!(
+        finding.summary.contains("comes from proxy (pid 9), a program on this host that most likely relays")
+    );
+    assert!(
+        finding.evidence[1].contains("received a packet of 10.1.0.2 on 0.0.0.0:80"),
+        "{:?}",
+        finding.evidence
+    );
+    // Long before; of this host itself; the same socket, which so has two clients.
+    after_delivery(CLIENT, 900, "127.0.0.1:8080").healthy();
+    after_delivery("10.1.0.1:40000", 3, "127.0.0.1:8080").healthy();
+    after_delivery(CLIENT, 3, "0.0.0.0:80").healthy();
 }
 
 #[test]

@@ -56,6 +56,7 @@ struct Lab {
     sockets: Vec<SocketEntry>,
     containers: Containers,
     ruleset: RulesetView,
+    recent: Vec<Delivery>,
     flow: Flow,
     waited: Duration,
     netns: u32,
@@ -80,6 +81,7 @@ impl Lab {
             sockets: Vec::new(),
             containers: Containers::default(),
             ruleset: RulesetView::new(NETNS),
+            recent: Vec::new(),
             flow: Flow { first_seen: Timestamp::UNIX_EPOCH, replies: 0 },
             waited: Duration::ZERO,
             netns: NETNS,
@@ -286,6 +288,7 @@ impl Lab {
             journey: &self.journey,
             flow: Some(self.flow),
             now: self.flow.first_seen.checked_add(self.waited).unwrap(),
+            recent: &self.recent,
             surroundings,
             rulesets: &[Arc::new(self.ruleset.clone())],
         })

@@ -53,6 +53,20 @@ fn the_rules_that_did_not_take_it_are_named() {
     assert!(finding.fix.starts_with("iptables-legacy -t nat "), "{}", finding.fix);
 }
 
+#[test]
+fn a_redirect_of_this_host_answers_nothing() {
+    let mut lab = Lab::new(Protocol::ICMP, "10.2.0.1", "10.2.0.2");
+    lab.journey.direction = Some(Direction::Reply);
+    lab.journey.packet.icmp_type = Some(5);
+    assert!(!Flow::is_answer(&lab.journey));
+    let redirect = lab.state(CtState::Related).dropped("NETFILTER_DROP", "nf_hook_slow");
+    assert!(redirect.only("dropped-by-kernel").summary.contains("NAT lets none of those out"));
+    let mut unreachable = Lab::new(Protocol::ICMP, "10.2.0.1", "10.2.0.2");
+    unreachable.journey.direction = Some(Direction::Reply);
+    unreachable.journey.packet.icmp_type = Some(3);
+    assert!(Flow::is_answer(&unreachable.journey));
+}
+
 fn redirected(from: &str, to: &str, out: &str) -> Lab {
     Lab::tcp(from, "10.1.0.1:80")
         .comes_in("c0")
