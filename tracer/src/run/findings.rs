@@ -150,6 +150,11 @@ impl Findings {
         late.into_iter().filter_map(|held| self.look(scoped, kernel, held.journey, now)).collect()
     }
 
+    /// Whether a journey is held.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Everything still held, with what is known by now: the trace ends.
     pub(super) fn finish(&mut self) -> Vec<Journey> {
         std::mem::take(&mut self.held).into_iter().map(|held| held.journey).collect()

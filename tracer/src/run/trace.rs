@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_millis(10);
 const SCOPE_TICK: Duration = Duration::from_millis(250);
 /// How long the end waits for journeys under way.
 const LAST_WAIT: Duration = Duration::from_millis(100);
+/// How long the end waits for causes that show only after a while (a reply that never comes).
+const LAST_CAUSE: Duration = Duration::from_millis(1_200);
 /// Records handled before timers and signals get their turn.
 const BATCH: usize = 4096;
 
@@ -186,11 +188,18 @@ impl<'c> Trace<'c> {
                 () = async { if let Some(end) = end { sleep_until(end).await } else { std::future::pending().await } } => break,
             }
         }
-        let last = Instant::now() + LAST_WAIT;
-        while !self.done && self.correlator.pending() > 0 && Instant::now() < last {
-            tick.tick().await;
-            self.drain(records.get_mut())?;
-            self.tick()?;
+        let (last, last_cause) = (Instant::now() + LAST_WAIT, Instant::now() + LAST_CAUSE);
+        while (self.correlator.pending() > 0 && Instant::now() < last)
+            || (self.findings.is_waiting() && Instant::now() < last_cause)
+        {
+            tokio::select! {
+                _ = tick.tick() => {
+                    self.drain(records.get_mut())?;
+                    self.tick()?;
+                }
+                // Whoever asks twice does not want to wait.
+                () = signals.any() => break,
+            }
         }
         self.drain(records.get_mut())?;
         self.records = Some(records);
