@@ -1,1 +1,340 @@
 //! Journeys from hand-built events.
+
+mod build;
+
+use tracer_common::tuple::Tuple;
+
+use self::build::*;
+use super::{DraftStage, Forget};
+use crate::{
+    decode::{self, AnswerEvent, Event, SightEvent, SightKind, SocketTaken},
+    model::{CtState, Direction, Hook, OutcomeKind},
+    rules::path::Fate,
+};
+
+/// The first packet of a connection to the published port, on its way to the inner host.
+fn forward_with_dnat(trace: &mut Trace, journey: u64) {
+    let outside = tcp(CLIENT, PUBLISHED);
+    let inside = tcp(CLIENT, INNER);
+    trace.connection(journey, CONNTRACK, outside, inside.inverse());
+    trace.see(journey, came_in(outside));
+    trace.see(journey, tracked(before(Hook::Prerouting, -101, outside), CONNTRACK, NEW));
+    trace.see(journey, tracked(before(Hook::Prerouting, -99, inside), CONNTRACK, NEW));
+    trace.lookup(journey, 254, 0);
+    for (hook, priority) in
+        [(Hook::Forward, -1), (Hook::Forward, 1), (Hook::Postrouting, 99), (Hook::Postrouting, 101)]
+    {
+        trace.see(journey, tracked(before(hook, priority, inside), CONNTRACK, NEW));
+    }
+    trace.see(journey, tracked(went_out(inside), CONNTRACK, NEW));
+}
+
+#[test]
+fn a_forwarded_packet_shows_every_place_and_its_translation() {
+    let mut trace = Trace::new();
+    forward_with_dnat(&mut trace, 1);
+    trace.see(1, consumed(tcp(CLIENT, INNER)));
+
+    let draft = trace.only();
+    assert_eq!(kinds(draft), ["device", "table", "route", "table", "table", "device"]);
+    let tables = tables(draft);
+    assert_eq!(
+        tables.iter().map(|t| t.hook).collect::<Vec<_>>(),
+        [Hook::Prerouting, Hook::Forward, Hook::Postrouting]
+    );
+    assert!(tables.iter().all(|table| table.fate == Fate::Passed && table.tracked && !table.confirmed));
+    assert_eq!(Some(tables[0].before), decode::tuple(&tcp(CLIENT, PUBLISHED)));
+    assert_eq!(Some(tables[0].after), decode::tuple(&tcp(CLIENT, INNER)));
+    assert_eq!(tables[1].before, tables[1].after);
+    let DraftStage::Route(route) = &draft.stages[2].stage else { panic!("a route") };
+    assert_eq!(
+        (route.table, route.device.as_deref(), route.error.as_deref()),
+        (Some(254), Some("eth1"), None)
+    );
+    assert_eq!(route.destination, std::net::IpAddr::from(INNER.0));
+    assert_eq!(draft.outcome.result, OutcomeKind::Forwarded);
+    assert_eq!(draft.outcome.device.as_deref(), Some("eth1"));
+    assert_eq!(draft.conntrack.as_ref().map(|conntrack| conntrack.state), Some(CtState::New));
+    assert_eq!(draft.packet.tuple.destination_port, Some(80));
+    assert!(draft.notes.is_empty(), "{:?}", draft.notes);
+}
+
+#[test]
+fn a_packet_in_a_driver_is_taken_as_gone_after_fifty_milliseconds() {
+    let mut trace = Trace::new();
+    forward_with_dnat(&mut trace, 1);
+    trace.wait(50 * MILLISECOND - 1);
+    assert_eq!(trace.correlator.pending(), 1);
+    trace.wait(50 * MILLISECOND);
+    assert_eq!(trace.only().outcome.result, OutcomeKind::Forwarded);
+    assert_eq!(trace.output.forget, [Forget { skb: SKB, journey: 1 }]);
+}
+
+#[test]
+fn a_drop_between_two_probes_is_the_table_s() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Forward, -1, tuple));
+    trace.see(1, dropped(NETFILTER_DROP, IN_NETFILTER, tuple));
+
+    let draft = trace.only();
+    assert_eq!(draft.outcome.result, OutcomeKind::Dropped);
+    assert_eq!(draft.outcome.reason.as_deref(), Some("NETFILTER_DROP"));
+    assert_eq!(draft.outcome.location.as_deref(), Some("nf_hook_slow"));
+    let stage = draft.outcome.stage.expect("a stage");
+    assert!(matches!(&draft.stages[stage].stage, DraftStage::Table(table) if table.fate == Fate::Dropped));
+    assert_eq!(trace.correlator.pending(), 0);
+}
+
+#[test]
+fn a_drop_after_prerouting_is_routing_s() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Prerouting, -99, tuple));
+    trace.lookup(1, 254, UNREACHABLE);
+    trace.lookup(1, 253, NOT_IN_THIS_TABLE);
+    trace.see(1, dropped(NO_ROUTE, 0, tuple));
+
+    let draft = trace.only();
+    assert_eq!(draft.outcome.result, OutcomeKind::Dropped);
+    assert_eq!(draft.outcome.location, None);
+    let stage = draft.outcome.stage.expect("a stage");
+    let DraftStage::Route(route) = &draft.stages[stage].stage else { panic!("{:?}", draft.stages) };
+    assert_eq!((route.table, route.error.as_deref()), (Some(254), Some("ENETUNREACH")));
+    assert_eq!(route.device, None);
+}
+
+#[test]
+fn no_table_that_answers_is_unreachable() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Prerouting, -99, tuple));
+    trace.lookup(1, 254, NOT_IN_THIS_TABLE);
+    trace.see(1, dropped(NO_ROUTE, 0, tuple));
+    let stages = &trace.only().stages;
+    let Some(DraftStage::Route(route)) = stages.last().map(|timed| &timed.stage) else {
+        panic!("{stages:?}")
+    };
+    assert_eq!((route.table, route.error.as_deref()), (None, Some("ENETUNREACH")));
+}
+
+#[test]
+fn a_packet_freed_behind_input_was_delivered() {
+    let mut trace = Trace::new();
+    trace.reach_input_end(1);
+    trace.see(1, consumed(tcp(CLIENT, PUBLISHED)));
+    assert_eq!(trace.only().outcome.result, OutcomeKind::Delivered);
+    assert!(trace.output.forget.is_empty(), "the kernel side saw its end too");
+}
+
+#[test]
+fn a_socket_that_took_it_has_three_milliseconds_to_refuse() {
+    let mut trace = Trace::new();
+    trace.reach_input_end(1);
+    let taken = |time| SocketTaken { journey: 1, time, tuple: tcp(PUBLISHED, CLIENT) };
+    trace.event(Event::Socket(taken(trace.time)));
+    trace.wait(3 * MILLISECOND - 1);
+    assert!(trace.output.closed.is_empty());
+    trace.wait(3 * MILLISECOND);
+    assert_eq!(trace.only().outcome.result, OutcomeKind::Delivered);
+    assert_eq!(trace.only().socket_port, Some(80));
+    assert_eq!(trace.output.forget, [Forget { skb: SKB, journey: 1 }]);
+}
+
+#[test]
+fn silence_behind_input_is_delivery_after_thirty_milliseconds() {
+    let mut trace = Trace::new();
+    trace.reach_input_end(1);
+    trace.wait(30 * MILLISECOND - 1);
+    assert!(trace.output.closed.is_empty());
+    trace.wait(30 * MILLISECOND);
+    assert_eq!(trace.only().outcome.result, OutcomeKind::Delivered);
+    assert_eq!(trace.only().socket_port, None);
+}
+
+#[test]
+fn the_end_of_a_closed_journey_creates_nothing() {
+    let mut trace = Trace::new();
+    trace.reach_input_end(1);
+    trace.wait(30 * MILLISECOND);
+    let tuple = tcp(CLIENT, PUBLISHED);
+    for end in [dropped(TCP_RESET, IN_TCP, tuple), consumed(tuple), seen(SightKind::Left, tuple)] {
+        trace.see(1, end);
+        assert_eq!((trace.output.closed.len(), trace.correlator.pending()), (1, 0));
+    }
+    trace.lookup(1, 254, 0);
+    trace.event(Event::Answer(AnswerEvent { journey: 1, icmp: None }));
+    assert_eq!(trace.correlator.pending(), 0);
+}
+
+#[test]
+fn tcp_frees_a_segment_that_did_its_work_as_a_drop() {
+    let tuple = tcp(CLIENT, PUBLISHED);
+    for (location, result) in [(IN_TCP, OutcomeKind::Delivered), (IN_NETFILTER, OutcomeKind::Dropped)] {
+        let mut trace = Trace::new();
+        trace.reach_input_end(1);
+        trace.see(1, dropped(TCP_RESET, location, tuple));
+        assert_eq!(trace.only().outcome.result, result);
+    }
+}
+
+#[test]
+fn an_answer_makes_a_drop_a_rejection() {
+    let cases = [
+        (None, "tcp-reset"),
+        (Some((3, 3)), "icmp-port-unreachable"),
+        (Some((3, 13)), "icmp-admin-prohibited"),
+    ];
+    for (icmp, answer) in cases {
+        let mut trace = Trace::new();
+        trace.reach_input_end(1);
+        trace.event(Event::Answer(AnswerEvent { journey: 1, icmp }));
+        trace.see(1, dropped(NO_SOCKET, IN_TCP, tcp(CLIENT, PUBLISHED)));
+        let outcome = &trace.only().outcome;
+        assert_eq!((outcome.result, outcome.answer.as_deref()), (OutcomeKind::Rejected, Some(answer)));
+    }
+}
+
+/// A packet dies in FORWARD's table; just before, the host sends `sent` on `cpu`.
+fn drop_while_sending(mut sent: SightEvent, cpu: u32, flags: u8) -> Trace {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, on_cpu(came_in(tuple), 1));
+    trace.see(1, on_cpu(before(Hook::Forward, -1, tuple), 1));
+    sent.raw.tcp_flags = flags;
+    trace.see(2, on_cpu(first(sent), cpu));
+    trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), 1));
+    trace
+}
+
+#[test]
+fn the_reset_that_a_rule_sends_is_found() {
+    let reset = before(Hook::Output, -1, tcp(INNER, CLIENT));
+    let trace = drop_while_sending(reset.clone(), 1, RESET);
+    let outcome = &trace.only().outcome;
+    assert_eq!((outcome.result, outcome.answer.as_deref()), (OutcomeKind::Rejected, Some("tcp-reset")));
+
+    let stranger = before(Hook::Output, -1, tcp(INNER, ([10, 1, 0, 3], 40_000)));
+    for (sent, cpu, flags) in [(reset.clone(), 2, RESET), (reset, 1, 0x10), (stranger, 1, RESET)] {
+        let trace = drop_while_sending(sent, cpu, flags);
+        let outcome = &trace.only().outcome;
+        assert_eq!((outcome.result, outcome.answer.as_deref()), (OutcomeKind::Dropped, None));
+    }
+}
+
+#[test]
+fn the_icmp_error_that_a_rule_sends_is_found_by_its_quotation() {
+    let mut error = before(Hook::Output, -1, Tuple { protocol: 1, ..tcp((PUBLISHED.0, 0), (CLIENT.0, 0)) });
+    error.raw.icmp_type = 3;
+    error.raw.icmp_code = 1;
+    error.raw.quoted = tcp(CLIENT, INNER);
+    let trace = drop_while_sending(error, 1, 0);
+    assert_eq!(trace.only().outcome.answer.as_deref(), Some("icmp-host-unreachable"));
+}
+
+#[test]
+fn a_reused_buffer_is_another_journey() {
+    let mut trace = Trace::new();
+    let old = tcp(CLIENT, PUBLISHED);
+    let new = tcp(INNER, CLIENT);
+    trace.see(1, came_in(old));
+    trace.see(2, came_in(new));
+    trace.see(2, before(Hook::Forward, -1, new));
+    trace.see(1, dropped(NO_ROUTE, 0, old));
+    assert_eq!(Some(trace.only().packet.tuple), decode::tuple(&old));
+    assert_eq!(kinds(trace.only()), ["device"]);
+
+    trace.see(2, dropped(NETFILTER_DROP, IN_NETFILTER, new));
+    let second = &trace.output.closed[1];
+    assert_eq!(Some(second.packet.tuple), decode::tuple(&new));
+    assert_eq!(second.outcome.reason.as_deref(), Some("NETFILTER_DROP"));
+}
+
+#[test]
+fn a_tentative_journey_shows_only_when_it_matches() {
+    let outside = tcp(CLIENT, PUBLISHED);
+    let inside = tcp(CLIENT, INNER);
+    for (port, shown) in [(80, 1), (8_080, 1), (443, 0)] {
+        let mut trace = Trace::of_port(port);
+        trace.see(1, tentative(came_in(outside)));
+        trace.see(1, tentative(before(Hook::Forward, -1, inside)));
+        trace.see(1, tentative(dropped(NETFILTER_DROP, IN_NETFILTER, inside)));
+        assert_eq!((trace.output.closed.len(), trace.correlator.pending()), (shown, 0), "port {port}");
+    }
+}
+
+#[test]
+fn a_tentative_journey_matches_by_its_connection() {
+    for (port, shown) in [(8_080, 1), (443, 0)] {
+        let mut trace = Trace::of_port(port);
+        let outside = tcp(CLIENT, PUBLISHED);
+        trace.connection(1, CONNTRACK, outside, tcp(INNER, CLIENT));
+        trace.see(1, tentative(came_in(outside)));
+        trace.wait(5_000 * MILLISECOND);
+        assert_eq!(trace.output.closed.len(), shown, "port {port}");
+        assert_eq!(trace.output.forget.len(), 1, "given up, shown or not");
+    }
+}
+
+#[test]
+fn replies_share_the_flow_and_a_reused_entry_does_not() {
+    let mut trace = Trace::new();
+    let outside = tcp(CLIENT, PUBLISHED);
+    let reply = tcp(INNER, CLIENT);
+    let other = tcp((CLIENT.0, 40_001), PUBLISHED);
+    for (journey, packet, original, info) in
+        [(1, outside, outside, NEW), (2, reply, outside, ESTABLISHED_REPLY), (3, other, other, NEW)]
+    {
+        trace.connection(journey, CONNTRACK, original, reply);
+        trace.see(journey, tracked(came_in(packet), CONNTRACK, info));
+        trace.see(journey, consumed(packet));
+    }
+    let [first, second, third] = trace.output.closed.as_slice() else { panic!("three journeys") };
+    assert!(first.flow.is_some());
+    assert_eq!(first.flow, second.flow);
+    assert_ne!(first.flow, third.flow);
+    assert_eq!(first.direction, Some(Direction::Original));
+    assert_eq!(second.direction, Some(Direction::Reply));
+    assert_eq!(second.conntrack.as_ref().map(|conntrack| conntrack.state), Some(CtState::Established));
+}
+
+#[test]
+fn a_packet_that_is_lost_on_its_way_is_incomplete_after_five_seconds() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Forward, -1, tuple));
+    trace.wait(5_000 * MILLISECOND - 1);
+    assert!(trace.output.closed.is_empty());
+    trace.wait(5_000 * MILLISECOND);
+    let draft = trace.only();
+    assert_eq!(draft.outcome.result, OutcomeKind::Incomplete);
+    assert_eq!(tables(draft).iter().map(|table| table.fate).collect::<Vec<_>>(), [Fate::Unknown]);
+    assert_eq!(trace.output.forget, [Forget { skb: SKB, journey: 1 }]);
+}
+
+#[test]
+fn the_end_of_the_trace_closes_everything_in_order() {
+    let mut trace = Trace::new();
+    for journey in [3, 1, 2] {
+        trace.see(journey, came_in(tcp(CLIENT, PUBLISHED)));
+    }
+    trace.correlator.finish(&mut trace.output);
+    let order: Vec<u64> = trace.output.forget.iter().map(|forget| forget.journey).collect();
+    assert_eq!(order, [1, 2, 3]);
+    assert!(trace.output.closed.iter().all(|draft| draft.outcome.result == OutcomeKind::Incomplete));
+    assert_eq!((trace.output.closed.len(), trace.correlator.pending()), (3, 0));
+}
+
+#[test]
+fn a_journey_whose_beginning_was_lost_says_so() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, before(Hook::Forward, -1, tuple));
+    trace.see(1, dropped(NETFILTER_DROP, IN_NETFILTER, tuple));
+    let [note] = trace.only().notes.as_slice() else { panic!("{:?}", trace.only().notes) };
+    assert!(note.contains("beginning"), "{note}");
+}

@@ -81,3 +81,6 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         Kind::Socket => Ok(Event::Socket(SocketTaken::new(&record(number, bytes)?))),
     }
 }
+
+#[cfg(test)]
+mod tests;

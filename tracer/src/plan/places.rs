@@ -128,3 +128,6 @@ fn assign_roles(hook: Hook, conntrack: Option<i32>, gaps: &mut [GapPlan]) {
         late.role |= role::LATE;
     }
 }
+
+#[cfg(test)]
+mod tests;
