@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "results of a command go to stdout")]
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -9,6 +10,8 @@ mod scenario;
 mod setup;
 mod shell;
 mod test;
+
+use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -41,6 +44,11 @@ enum Verb {
     },
     /// Show three packets in a lab that looks like a Docker host (needs root)
     Demo,
+    /// Measure what tracing costs each forwarded packet, beside nftrace and tcpdump (needs root)
+    Bench,
+    /// What `bench` runs in the client's namespace
+    #[command(hide = true)]
+    BenchSend { to: SocketAddr, count: u32 },
     /// Build a scenario's lab, send its traffic, show what pathtrace says (needs root)
     Scenario {
         /// Its name, or a case's: publish-ok, publish-ok/legacy/ipv6
@@ -60,6 +68,8 @@ fn main() -> Result<()> {
         Verb::Check => check::check(),
         Verb::Test { arguments } => test::test(&arguments),
         Verb::Demo => demo::demo(),
+        Verb::Bench => bench::bench(),
+        Verb::BenchSend { to, count } => bench::send(to, count),
         Verb::Scenario { name: Some(name), list: false } => scenario::show(&name),
         Verb::Scenario { .. } => scenario::list(),
     }
