@@ -136,7 +136,7 @@ fn shown(value: Option<f64>, digits: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+mod units {
     use super::{instructions, median};
 
     #[test]
