@@ -6,6 +6,12 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![allow(clippy::deref_addrof, reason = "a mutable static is read through a raw pointer, not a reference")]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key by value is one more copy on 512 bytes of stack"
+)]
+#![allow(clippy::needless_pass_by_value, reason = "aya's macros pass the context by value")]
 
 mod conntrack;
 mod counters;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "results of a command go to stdout")]
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -10,7 +11,7 @@ mod setup;
 mod shell;
 mod test;
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -43,6 +44,11 @@ enum Verb {
     },
     /// Show three packets in a lab that looks like a Docker host (needs root)
     Demo,
+    /// Measure what tracing costs each forwarded packet, beside nftrace and tcpdump (needs root)
+    Bench,
+    /// What `bench` runs in the client's namespace
+    #[command(hide = true)]
+    BenchSend { to: SocketAddr, count: u32 },
     /// Build a scenario's lab, send its traffic, show what pathtrace says (needs root)
     Scenario {
         /// Its name, or a case's: publish-ok, publish-ok/legacy/ipv6
@@ -72,6 +78,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Check => check::check(),
         Verb::Test { arguments } => test::test(&arguments),
         Verb::Demo => demo::demo(),
+        Verb::Bench => bench::bench(),
+        Verb::BenchSend { to, count } => bench::send(to, count),
         Verb::Scenario { name: Some(name), list: false } => scenario::show(&name),
         Verb::Scenario { .. } => scenario::list(),
     }

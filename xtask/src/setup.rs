@@ -20,6 +20,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ipset", "ipset"),
     ("conntrack", "conntrack"),
     ("ping", "iputils-ping"),
+    ("perf", "linux-perf"),
+    ("tcpdump", "tcpdump"),
 ];
 
 /// Installs what is missing.

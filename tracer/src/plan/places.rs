@@ -54,8 +54,11 @@ pub fn plan_hook(list: &HookList) -> HookPlan {
         }
         previous = Some(function.priority);
     }
-    let after =
-        functions.iter().rev().find(|f| judges(f)).map_or(default_priority(list.hook), |f| f.priority + 1);
+    let after = functions
+        .iter()
+        .rev()
+        .find(|f| judges(f))
+        .map_or(default_priority(list.hook), |f| f.priority.saturating_add(1));
     gaps.push(GapPlan { priority: free_from(after, &functions), role: role::FOLLOW, functions: Vec::new() });
     assign_roles(list.hook, conntrack, &mut gaps);
     HookPlan { gaps, conntrack }

@@ -1,0 +1,155 @@
+//! `bench`: what tracing costs each forwarded packet, beside nftrace and tcpdump on the same lab.
+
+mod observer;
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use tests::{
+    ruleset::{self, Backend},
+    topology::{Family, Lab, Topology},
+};
+
+use self::observer::{Observer, Seen};
+use crate::{
+    build,
+    shell::{find_program, say},
+};
+
+/// Published and inner port; [`UNUSED_PORT`] never carries a packet.
+const PORT: u16 = 18_443;
+const UNUSED_PORT: u16 = 9;
+const PACKETS: u32 = 20_000;
+const ROUNDS: usize = 5;
+
+/// Sends UDP packets as fast as it can, and prints the nanoseconds that took.
+pub(crate) fn send(to: SocketAddr, count: u32) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0").context("bind a socket to send from")?;
+    socket.connect(to).with_context(|| format!("connect to {to}"))?;
+    let started = Instant::now();
+    for _ in 0..count {
+        socket.send(&[0; 64]).with_context(|| format!("send to {to}"))?;
+    }
+    println!("{}", started.elapsed().as_nanos());
+    Ok(())
+}
+
+/// Cost of one packet.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// `None` where the machine counts none.
+    instructions: Option<f64>,
+    nanoseconds: f64,
+}
+
+/// Measures and prints a table.
+pub(crate) fn bench() -> Result<()> {
+    if std::env::var_os("PATHTRACE_BIN").is_none() {
+        build::command(true)?;
+    }
+    let lab = Lab::new(Topology::Routed)?;
+    let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
+    let dnat = format!("-t nat -A PREROUTING -p udp --dport {PORT} -j DNAT --to-destination {server}");
+    ruleset::iptables(lab.netns("host")?, Backend::Nft, Family::Ipv4, &dnat)?;
+    let filter = "-A FORWARD -p udp -j ACCEPT";
+    ruleset::iptables(lab.netns("host")?, Backend::Nft, Family::Ipv4, filter)?;
+    // Its queue fills up, and then every packet dies there: the same for all.
+    let _sink = lab.netns("server")?.run(|| UdpSocket::bind(server)).context("bind the receiver")?;
+    measure(&lab)?;
+
+    let observers: Vec<Observer> = Observer::ALL.into_iter().filter(Observer::is_installed).collect();
+    let mut costs = vec![Vec::new(); observers.len()];
+    let mut seen = vec![None; observers.len()];
+    for round in 1..=ROUNDS {
+        say(&format!("round {round} of {ROUNDS}, {PACKETS} packets each"));
+        for (number, observer) in observers.iter().enumerate() {
+            let running = observer.start(lab.netns("host")?)?;
+            costs[number].push(measure(&lab)?);
+            seen[number] = running.stop()?.or(seen[number]);
+        }
+    }
+    print(&observers, &costs, &seen);
+    Ok(())
+}
+
+/// Sends the packets once, under `perf` where there is one.
+fn measure(lab: &Lab) -> Result<Cost> {
+    let client = lab.netns("client")?;
+    let to = SocketAddr::new(lab.address("host", Family::Ipv4)?, PORT);
+    let own = std::env::current_exe().context("find this program")?;
+    let perf = find_program("perf");
+    let mut command: Command = client.command(perf.as_ref().unwrap_or(&own))?;
+    if perf.is_some() {
+        command.args(["stat", "-x", ",", "-e", "instructions", "--"]).arg(&own);
+    }
+    command.arg("bench-send").arg(to.to_string()).arg(PACKETS.to_string());
+    let output = command.output().context("start the sender")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the sender ended with {}: {said}", output.status);
+    let elapsed =
+        String::from_utf8_lossy(&output.stdout).trim().parse::<f64>().context("read the time taken")?;
+    let packets = f64::from(PACKETS);
+    Ok(Cost {
+        instructions: instructions(&said).map(|count| count / packets),
+        nanoseconds: elapsed / packets,
+    })
+}
+
+/// The count in a line of `perf stat -x,`; none where perf says `<not supported>`.
+fn instructions(said: &str) -> Option<f64> {
+    said.lines().find(|line| line.contains(",instructions"))?.split(',').next()?.parse().ok()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn print(observers: &[Observer], costs: &[Vec<Cost>], seen: &[Option<Seen>]) {
+    println!("{:<32} {:>14} {:>7} {:>10} {:>7}  seen", "", "instr./packet", "ratio", "ns/packet", "ratio");
+    let instructions = |costs: &[Cost]| median(costs.iter().filter_map(|cost| cost.instructions));
+    let time = |costs: &[Cost]| median(costs.iter().map(|cost| cost.nanoseconds));
+    let base = costs.first().map(|costs| (instructions(costs), time(costs)));
+    for ((observer, costs), seen) in observers.iter().zip(costs).zip(seen) {
+        let (counted, took) = (instructions(costs), time(costs));
+        let ratio = |value: Option<f64>, base: Option<f64>| Some(value? / base?);
+        println!(
+            "{:<32} {:>14} {:>7} {:>10} {:>7}  {}",
+            observer.name(),
+            shown(counted, 0),
+            shown(ratio(counted, base.and_then(|base| base.0)), 3),
+            shown(took, 0),
+            shown(ratio(took, base.and_then(|base| base.1)), 3),
+            seen.map_or("-".to_owned(), |seen| seen.share(PACKETS)),
+        );
+    }
+    println!("medians of {ROUNDS} rounds; seen: of {PACKETS} packets in the last round");
+}
+
+fn shown(value: Option<f64>, digits: usize) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+#[cfg(test)]
+mod units {
+    use super::{instructions, median};
+
+    #[test]
+    fn perf_s_count_is_read_or_none() {
+        assert_eq!(instructions("123456,,instructions,1000,100.00,,\n"), Some(123_456.0));
+        assert_eq!(instructions("9,,instructions:u,1,100.00,,\n"), Some(9.0));
+        assert_eq!(instructions("<not supported>,,instructions,0,100.00,,\n"), None);
+        assert_eq!(instructions(""), None);
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
+        assert_eq!(median([].into_iter()), None);
+    }
+}
