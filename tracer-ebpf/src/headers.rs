@@ -39,26 +39,21 @@ pub(crate) struct Headers {
     pub(crate) icmp_code: u8,
 }
 
+/// The tuple of no packet: family 0.
+const NO_TUPLE: Tuple = Tuple {
+    source: [0; 4],
+    destination: [0; 4],
+    source_port: 0,
+    destination_port: 0,
+    protocol: 0,
+    family: 0,
+    reserved: 0,
+};
+
 impl Headers {
     pub(crate) const EMPTY: Self = Self {
-        tuple: Tuple {
-            source: [0; 4],
-            destination: [0; 4],
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-            family: 0,
-            reserved: 0,
-        },
-        quoted: Tuple {
-            source: [0; 4],
-            destination: [0; 4],
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-            family: 0,
-            reserved: 0,
-        },
+        tuple: NO_TUPLE,
+        quoted: NO_TUPLE,
         identity: 0,
         ip_id: 0,
         fragment: 0,

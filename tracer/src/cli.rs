@@ -162,7 +162,7 @@ pub struct ProbeArgs {
     /// Also look with XDP on the devices that --iface names
     #[arg(long, requires = "iface")]
     pub xdp: bool,
-    /// Use clsact qdiscs where tcx is missing: a change to the devices, undone at the end
+    /// Allow clsact qdiscs where the kernel needs them; this version needs none and changes no device
     #[arg(long)]
     pub clsact: bool,
 }

@@ -1,7 +1,7 @@
 //! Where netfilter probes stand: before each table and after the last, at priorities that nobody uses
 //! (`nf_hook_entries_grow`, net/netfilter/core.c, refuses a BPF program a priority that is taken).
 
-use tracer_common::settings::{MAX_TABLES, role};
+use tracer_common::settings::role;
 
 use crate::{
     kernel::hooks::{HookFunction, HookKind, HookList},
@@ -41,8 +41,8 @@ pub fn plan_hook(list: &HookList) -> HookPlan {
                     gaps.push(GapPlan { priority, role: role::FOLLOW, functions: vec![(*function).clone()] });
                 }
                 _ => match gaps.last_mut() {
-                    Some(gap) if gap.functions.len() < MAX_TABLES => gap.functions.push((*function).clone()),
-                    Some(_) => {}
+                    // More than the kernel side reads in one gap are shown without their rules.
+                    Some(gap) => gap.functions.push((*function).clone()),
                     None => {
                         if let Some(priority) = free_below(function.priority, &functions) {
                             let function = (*function).clone();
