@@ -88,12 +88,23 @@ impl Open {
                 self.end(OutcomeKind::Delivered, None);
             }
             Waiting::Departure => self.left(),
+            Waiting::Reassembly => {
+                self.judged(Fate::Unknown, None);
+                let stage = self.last_stage();
+                let location = self.freed_by.take();
+                self.end(OutcomeKind::Incomplete, stage).location = location;
+            }
             Waiting::Travel => {
                 self.judged(Fate::Unknown, None);
                 let stage = self.last_stage();
                 self.end(OutcomeKind::Incomplete, stage);
             }
         }
+    }
+
+    /// Whether it neither arrived nor left.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.arrived() && self.last_device_out().is_none()
     }
 
     fn arrived(&self) -> bool {

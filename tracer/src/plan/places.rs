@@ -122,6 +122,11 @@ fn assign_roles(hook: Hook, conntrack: Option<i32>, gaps: &mut [GapPlan]) {
     {
         first.role |= role::GATE;
     }
+    if hook == Hook::Prerouting
+        && let Some(first) = gaps.first_mut()
+    {
+        first.role |= role::ENTRY;
+    }
     if !matches!(hook, Hook::Output | Hook::Prerouting) {
         return;
     }
