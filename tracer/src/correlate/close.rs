@@ -19,6 +19,8 @@ const TAKEN_BY_TCP: [&str; 2] = ["TCP_RESET", "TCP_FLAGS"];
 const NOT_DROPPED: [&str; 2] = ["SKB_CONSUMED", "SKB_NOT_DROPPED_YET"];
 /// What the kernel says where it has not been taught a reason.
 const NO_REASON: &str = "NOT_SPECIFIED";
+/// TCP FIN flag.
+const FIN: u8 = 0x01;
 /// What is left in a socket's queue when it is closed (`skb_queue_purge_reason`): received, never read.
 const LEFT_UNREAD: &str = "QUEUE_PURGE";
 
@@ -31,7 +33,10 @@ impl Open {
         let location = names.function(location);
         let reached_socket = self.last_hook() == Some(Hook::Input) && self.gap.is_none();
         if reached_socket && reason.as_deref() == Some(LEFT_UNREAD) {
-            self.notes.push("the socket was closed before it was read".to_owned());
+            // A FIN has nothing to read in it.
+            if sight.raw.tcp_flags & FIN == 0 {
+                self.notes.push("the socket was closed before it was read".to_owned());
+            }
             self.end(OutcomeKind::Delivered, None).reason = reason;
             return;
         }
