@@ -77,6 +77,8 @@ pub const SIGHT_BY_FLOW: u32 = 8;
 pub const SIGHT_BY_QUOTE: u32 = 16;
 /// [`Sight::flags`]: not the packet itself, but a copy that was made of it (bridge flooding, multicast).
 pub const SIGHT_COPY: u32 = 64;
+/// [`Sight::flags`]: sights of this packet before this one found the ring buffer full.
+pub const SIGHT_GAP: u32 = 128;
 
 /// [`Sight::flags`]: something could not be read; fields that are 0 are unknown.
 pub const SIGHT_UNREADABLE: u32 = 32;

@@ -33,7 +33,7 @@ use crate::{
 };
 use tracer_common::{
     filter::Filter,
-    records::{SIGHT_COPY, SIGHT_FIRST, SIGHT_LATE, SIGHT_TENTATIVE},
+    records::{SIGHT_COPY, SIGHT_FIRST, SIGHT_GAP, SIGHT_LATE, SIGHT_TENTATIVE},
 };
 
 /// A followed packet that the kernel side need not follow any longer.
@@ -61,6 +61,8 @@ pub struct Correlator {
     flows: Flows,
     datagrams: Datagrams,
     copies: Copies,
+    /// When events were lost last: from, to.
+    loss: Option<(u64, u64)>,
     /// The journey last seen on each CPU: what the kernel sends from there next may be its answer.
     last_on_cpu: HashMap<u32, u64>,
 }
@@ -76,6 +78,7 @@ impl Correlator {
             flows: Flows::default(),
             datagrams: Datagrams::default(),
             copies: Copies::default(),
+            loss: None,
             last_on_cpu: HashMap::new(),
         }
     }
@@ -146,6 +149,15 @@ impl Correlator {
         }
     }
 
+    /// Events were lost between these times: what came to no end meanwhile may have had one.
+    pub fn lost(&mut self, from: u64, to: u64) {
+        let from = match self.loss {
+            Some((earlier, until)) if until >= from => earlier,
+            _ => from,
+        };
+        self.loss = Some((from, to));
+    }
+
     /// Closes what has waited long enough, `now` on the events' clock.
     pub fn tick(&mut self, now: u64, output: &mut Output) {
         let late: Vec<u64> =
@@ -169,7 +181,8 @@ impl Correlator {
         if let Some(skb) = open.skb {
             output.forget.push(Forget { skb, journey });
         }
-        open.timed_out();
+        let unseen = self.loss.is_some_and(|(from, to)| open.time <= to && open.deadline >= from);
+        open.timed_out(unseen);
         self.close(journey, open, output);
     }
 
@@ -229,6 +242,10 @@ impl Open {
     fn see(&mut self, sight: &SightEvent, filter: &Filter) {
         if sight.raw.flags & SIGHT_TENTATIVE == 0 || filter.matches(&sight.raw.tuple) {
             self.matched = true;
+        }
+        if sight.raw.flags & SIGHT_GAP != 0 && !self.has_gap {
+            self.has_gap = true;
+            self.notes.push("events were lost: its way is not shown in full".to_owned());
         }
         if self.first.is_none() {
             if sight.raw.flags & SIGHT_LATE != 0 {

@@ -92,6 +92,8 @@ pub(super) struct Open {
     pub(super) freed_by: Option<String>,
     /// Address of its `sk_buff` when it was seen last.
     pub(super) skb: Option<u64>,
+    /// Sights of it were lost.
+    pub(super) has_gap: bool,
     pub(super) matched: bool,
     pub(super) notes: Vec<String>,
     pub(super) outcome: Option<Outcome>,
