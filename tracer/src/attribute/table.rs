@@ -76,10 +76,9 @@ pub(super) fn judge(
 
 /// The walk through one table, given what became of the packet in the gap.
 fn walk(table: &DraftTable, judge: &Judge, index: &TableIndex, base: ChainRef, rest: &[&DraftTable]) -> Walk {
-    let none = Vec::new();
     let (hits, flags) = match (&table.hits, judge.reading) {
-        (Some(event), _) => (&event.hits, event.flags),
-        (None, _) => (&none, tracer_common::records::HITS_OVERWRITTEN),
+        (Some(event), _) => (&*event.hits, event.flags),
+        (None, _) => (&[][..], tracer_common::records::HITS_OVERWRITTEN),
     };
     if table.fate != Fate::Dropped {
         return solve(index, base, hits, flags, table.fate);
