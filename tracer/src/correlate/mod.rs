@@ -19,6 +19,7 @@ pub use draft::{Draft, DraftStage, DraftTable, TimedStage};
 pub use names::Names;
 
 use self::{
+    answer::SentError,
     flows::Flows,
     open::{Open, Waiting},
 };
@@ -57,6 +58,8 @@ pub struct Correlator {
     flows: Flows,
     /// The journey last seen on each CPU: what the kernel sends from there next may be its answer.
     last_on_cpu: HashMap<u32, u64>,
+    /// The ICMP error last sent from each CPU, of which it is not known yet what it is about.
+    errors_on_cpu: HashMap<u32, SentError>,
 }
 
 impl Correlator {
@@ -69,6 +72,7 @@ impl Correlator {
             open: HashMap::new(),
             flows: Flows::default(),
             last_on_cpu: HashMap::new(),
+            errors_on_cpu: HashMap::new(),
         }
     }
 
@@ -118,6 +122,9 @@ impl Correlator {
         }
         self.last_on_cpu.insert(sight.raw.head.cpu, journey);
         let open = self.open.entry(journey).or_default();
+        if matches!(sight.kind, SightKind::Drop { .. }) {
+            open.answered_by(self.errors_on_cpu.get(&sight.raw.head.cpu));
+        }
         open.see(sight, &self.filter);
         let ended = match sight.kind {
             SightKind::DeviceIn => {

@@ -236,6 +236,33 @@ fn the_icmp_error_that_a_rule_sends_is_found_by_its_quotation() {
 }
 
 #[test]
+fn the_icmp_error_of_a_timer_on_another_cpu_is_found() {
+    let tuple = tcp(CLIENT, INNER);
+    let error_about = |quoted| {
+        let mut error =
+            before(Hook::Output, -1, Tuple { protocol: 1, ..tcp((PUBLISHED.0, 0), (CLIENT.0, 0)) });
+        (error.raw.icmp_type, error.raw.icmp_code, error.raw.quoted) = (3, 1, quoted);
+        first(error)
+    };
+    let answer = |about, sent_on, dropped_on| {
+        let mut trace = Trace::new();
+        trace.see(1, on_cpu(came_in(tuple), 1));
+        trace.see(2, on_cpu(error_about(about), sent_on));
+        trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), dropped_on));
+        trace.only().outcome.answer.clone()
+    };
+    assert_eq!(answer(tuple, 2, 2).as_deref(), Some("icmp-host-unreachable"));
+    assert_eq!(answer(tuple, 2, 3), None, "sent from one CPU, dropped on another");
+    assert_eq!(answer(tcp(CLIENT, PUBLISHED), 2, 2), None, "about another packet");
+
+    let mut trace = Trace::new();
+    trace.see(2, on_cpu(error_about(tuple), 2));
+    trace.see(1, on_cpu(came_in(tuple), 1));
+    trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), 2));
+    assert_eq!(trace.only().outcome.answer, None, "sent before the packet came");
+}
+
+#[test]
 fn a_reused_buffer_is_another_journey() {
     let mut trace = Trace::new();
     let old = tcp(CLIENT, PUBLISHED);
