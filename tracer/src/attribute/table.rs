@@ -1,6 +1,6 @@
 //! One gap between two probes: which of its tables judged, and how.
 
-use super::mapping::Mappings;
+use super::mapping::{MappingKey, Mappings};
 use crate::{
     correlate::DraftTable,
     model::{
@@ -28,6 +28,7 @@ pub(super) struct Judged {
 pub(super) fn judge(
     tables: &[&DraftTable],
     flow: Option<u64>,
+    netns: u32,
     direction: Option<Direction>,
     mappings: &mut Mappings,
 ) -> Judged {
@@ -38,7 +39,7 @@ pub(super) fn judge(
         let judge = &table.gap.judges[table.judge];
         let rest = &tables[number + 1..];
         let stage = if judge.nat && (table.confirmed || judge.table.is_none()) {
-            follow_mapping(table, judge, before, flow, direction, mappings)
+            follow_mapping(table, judge, before, flow.map(|flow| (flow, netns)), direction, mappings)
         } else if judge.nat && !table.tracked {
             // The NAT engine leaves packets alone that connection tracking does not know.
             None
@@ -52,14 +53,9 @@ pub(super) fn judge(
         if let (Some(flow), Some(kind), Some(rule)) = (flow, stage.nat, stage.rules.last())
             && stage.decided_by == Some(DecidedBy::Rule)
         {
-            mappings.learn(
-                flow,
-                stage.before.destination != stage.after.destination
-                    || stage.before.destination_port != stage.after.destination_port,
-                kind,
-                rule,
-                stage.backend,
-            );
+            let of_destination = stage.before.destination != stage.after.destination
+                || stage.before.destination_port != stage.after.destination_port;
+            mappings.learn(MappingKey { flow, netns, of_destination }, kind, rule, stage.backend);
         }
         before = stage.after;
         let died =
@@ -147,7 +143,7 @@ fn follow_mapping(
     table: &DraftTable,
     judge: &Judge,
     before: Tuple,
-    flow: Option<u64>,
+    flow: Option<(u64, u32)>,
     direction: Option<Direction>,
     mappings: &Mappings,
 ) -> Option<NetfilterStage> {
@@ -156,7 +152,7 @@ fn follow_mapping(
     let forward = direction != Some(Direction::Reply);
     // A reply's destination is rewritten back by the rule that rewrote the source.
     let of_destination = (change == NatKind::Dnat) == forward;
-    let known = flow.and_then(|flow| mappings.find(flow, of_destination));
+    let known = flow.and_then(|(flow, netns)| mappings.find(MappingKey { flow, netns, of_destination }));
     let index = judge.table.as_ref().map(|(index, _)| index);
     let family = match table.family {
         Family::Ipv4 => TableFamily::Ip,

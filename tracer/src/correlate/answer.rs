@@ -60,14 +60,14 @@ impl Open {
     pub(super) fn answered_by(&mut self, error: Option<&SentError>) {
         if let Some(error) = error
             && error.time >= self.time
-            && self.tuples().contains(&Some(error.about))
+            && self.quotable().contains(&Some(error.about))
         {
             self.answer = self.answer.or(Some(error.name));
         }
     }
 
     /// How an answer may quote it: as it is now, and as it came.
-    fn tuples(&self) -> [Option<Tuple>; 2] {
+    fn quotable(&self) -> [Option<Tuple>; 2] {
         [self.tuple, self.first.as_ref().and_then(|first| first.tuple)]
     }
 }
@@ -81,7 +81,7 @@ impl Correlator {
         let sent = SentError::of(sight);
         let other = self.last_on_cpu.get(&cpu).and_then(|other| self.open.get_mut(other));
         if let Some(other) = other {
-            let about = other.tuples();
+            let about = other.quotable();
             let is_reset = sight.protocol == Protocol::TCP && sight.raw.tcp_flags & RESET != 0;
             if is_reset && sight.tuple.is_some_and(|tuple| about.contains(&Some(tuple.inverse()))) {
                 other.answer = other.answer.or(Some("tcp-reset"));

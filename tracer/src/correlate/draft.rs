@@ -80,10 +80,7 @@ impl Open {
         let tuple = first.tuple?;
         let conntrack = self.conntrack_of_packet();
         let tracked = conntrack.as_ref().is_some_and(|c| c.original.is_some());
-        let flow = match (&self.tuples, tracked) {
-            (Some(tuples), true) => Some(flows.number(self.conntrack, &tuples.original, self.conntrack_zone)),
-            _ => None,
-        };
+        let flow = if tracked { flows.number(&self.connections) } else { None };
         let direction = match self.conntrack_info {
             Some(info) if tracked => {
                 Some(if is_reply(info) { Direction::Reply } else { Direction::Original })
@@ -132,7 +129,7 @@ impl Open {
             _ => CtState::New,
         };
         let tuple = |choose: fn(&decode::TuplesEvent) -> &raw::Tuple| {
-            self.tuples.as_ref().and_then(|tuples| decode::tuple(choose(tuples)))
+            self.connections.last().and_then(|tuples| decode::tuple(choose(tuples)))
         };
         Some(Conntrack {
             state,

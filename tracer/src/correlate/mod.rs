@@ -86,7 +86,7 @@ impl Correlator {
                 // This record comes before the first sight of its journey.
                 let open = self.open.entry(journey).or_insert_with(|| Open::waiting_since(tuples.time));
                 open.matched |= matched;
-                open.tuples = Some(tuples);
+                open.connection(tuples);
             }
             Event::Hits(hits) => self.with(journey, |open| open.hits.push(hits)),
             Event::Route(route) => self.with(journey, |open| open.routes.push(route)),

@@ -1,6 +1,7 @@
 //! Journeys from hand-built events.
 
 mod build;
+mod flows;
 
 use tracer_common::tuple::Tuple;
 
@@ -8,7 +9,7 @@ use self::build::*;
 use super::{DraftStage, Forget};
 use crate::{
     decode::{self, AnswerEvent, Event, SightEvent, SightKind, SocketTaken},
-    model::{CtState, Direction, Hook, OutcomeKind},
+    model::{CtState, Hook, OutcomeKind},
     rules::path::Fate,
 };
 
@@ -304,28 +305,6 @@ fn a_tentative_journey_matches_by_its_connection() {
         assert_eq!(trace.output.closed.len(), shown, "port {port}");
         assert_eq!(trace.output.forget.len(), 1, "given up, shown or not");
     }
-}
-
-#[test]
-fn replies_share_the_flow_and_a_reused_entry_does_not() {
-    let mut trace = Trace::new();
-    let outside = tcp(CLIENT, PUBLISHED);
-    let reply = tcp(INNER, CLIENT);
-    let other = tcp((CLIENT.0, 40_001), PUBLISHED);
-    for (journey, packet, original, info) in
-        [(1, outside, outside, NEW), (2, reply, outside, ESTABLISHED_REPLY), (3, other, other, NEW)]
-    {
-        trace.connection(journey, CONNTRACK, original, reply);
-        trace.see(journey, tracked(came_in(packet), CONNTRACK, info));
-        trace.see(journey, consumed(packet));
-    }
-    let [first, second, third] = trace.output.closed.as_slice() else { panic!("three journeys") };
-    assert!(first.flow.is_some());
-    assert_eq!(first.flow, second.flow);
-    assert_ne!(first.flow, third.flow);
-    assert_eq!(first.direction, Some(Direction::Original));
-    assert_eq!(second.direction, Some(Direction::Reply));
-    assert_eq!(second.conntrack.as_ref().map(|conntrack| conntrack.state), Some(CtState::Established));
 }
 
 #[test]
