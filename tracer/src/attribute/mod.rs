@@ -42,7 +42,8 @@ impl Attributor {
                 DraftStage::Table(_) => {
                     let tables = same_gap(&draft.stages[at..]);
                     at += tables.len() - 1;
-                    let judged = table::judge(&tables, draft.flow, netns, draft.direction, &mut self.mappings);
+                    let judged =
+                        table::judge(&tables, draft.flow, netns, draft.direction, &mut self.mappings);
                     if judged.dropped_elsewhere {
                         notes.push(
                             "dropped by another function at this hook, behind the tables shown".to_owned(),

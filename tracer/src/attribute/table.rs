@@ -45,7 +45,14 @@ pub(super) fn judge(
             None
         } else {
             judge.table.as_ref().map(|(index, base)| {
-                let walk = walk(table, judge, index, *base, rest);
+                let walk = walk(
+                    table,
+                    judge,
+                    (judge.texts.get()).map_or(index, |texts| texts.refined(index)),
+                    *base,
+                    before,
+                    rest,
+                );
                 decided(table, judge, index, *base, &walk, before, rest)
             })
         };
@@ -71,12 +78,23 @@ pub(super) fn judge(
 }
 
 /// The walk through one table, given what became of the packet in the gap.
-fn walk(table: &DraftTable, judge: &Judge, index: &TableIndex, base: ChainRef, rest: &[&DraftTable]) -> Walk {
+fn walk(
+    table: &DraftTable,
+    judge: &Judge,
+    index: &TableIndex,
+    base: ChainRef,
+    before: Tuple,
+    rest: &[&DraftTable],
+) -> Walk {
     let none = Vec::new();
     let (hits, flags) = match (&table.hits, judge.reading) {
         (Some(event), _) => (&event.hits, event.flags),
         (None, _) => (&none, tracer_common::records::HITS_OVERWRITTEN),
     };
+    let last_nat = judge.nat && rest.iter().all(|other| !other.gap.judges[other.judge].nat);
+    if table.fate == Fate::Passed && last_nat && before != table.after {
+        return solve(index, base, hits, flags, Fate::Translated);
+    }
     if table.fate != Fate::Dropped {
         return solve(index, base, hits, flags, table.fate);
     }

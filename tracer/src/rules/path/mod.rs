@@ -8,6 +8,7 @@
 //! What "explains" means: if the counters themselves are wrong in a way that still forms a legal walk, that walk is
 //! found. The record's flags are there to say that the counters are not to be trusted.
 
+mod reach;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use tracer_common::records::{
 };
 
 use self::search::{Outcome, Search};
-use super::index::{ChainRef, TableIndex};
+use super::index::{ChainRef, Effect, TableIndex};
 use crate::model::{DecidedBy, Hook, Verdict};
 
 /// A rule that the packet matched.
@@ -42,6 +43,8 @@ pub enum Decision {
 pub enum Fate {
     /// It turned up behind the table.
     Passed,
+    /// It turned up behind this NAT table, and nothing but this table can have rewritten it: a rule did.
+    Translated,
     /// It was freed inside the table.
     Dropped,
     Unknown,
@@ -50,8 +53,9 @@ pub enum Fate {
 impl Fate {
     /// Whether a walk with this end can have had this fate. A queued packet may come back; a stolen one is freed by
     /// its thief. A repeated one is walked again, which no single walk explains.
-    fn allows(self, verdict: Verdict) -> bool {
+    fn allows(self, index: &TableIndex, decision: Decision, verdict: Verdict) -> bool {
         match self {
+            Self::Translated => verdict == Verdict::Accept && translates(index, decision),
             Self::Passed => matches!(verdict, Verdict::Accept | Verdict::Queue),
             Self::Dropped => !matches!(verdict, Verdict::Accept | Verdict::Repeat),
             Self::Unknown => verdict != Verdict::Repeat,
@@ -61,10 +65,21 @@ impl Fate {
     /// What is known of the verdict without any rule.
     fn verdict(self) -> Option<Verdict> {
         match self {
-            Self::Passed => Some(Verdict::Accept),
+            Self::Passed | Self::Translated => Some(Verdict::Accept),
             Self::Dropped => Some(Verdict::Drop),
             Self::Unknown => None,
         }
+    }
+}
+
+/// Whether what decided can have rewritten the packet. What accepts it plainly leaves it as it is.
+fn translates(index: &TableIndex, decision: Decision) -> bool {
+    match decision {
+        Decision::Policy => false,
+        Decision::Rule(step) => match &index.chains[step.chain.0].rules[step.rule].effect {
+            Effect::Final { target, .. } => !target.eq_ignore_ascii_case("accept"),
+            _ => true,
+        },
     }
 }
 
