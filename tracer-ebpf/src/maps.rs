@@ -116,6 +116,8 @@ pub(crate) struct Track {
 #[derive(Clone, Copy)]
 pub(crate) struct Hand {
     pub(crate) skb: u64,
+    /// `sk_buff.head`, which copies share.
+    pub(crate) buffer: u64,
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
 }

@@ -88,9 +88,15 @@ pub(crate) extern "C" fn netfilter_gate(ctx: *const Context) -> i32 {
     let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
     let role = patched!(patch::ROLE);
     if follow::find(skb).is_none() {
-        let nfct = trusted!(skb, skb_nfct, u64);
-        if role & role::GATE == 0 && (nfct == 0 || !may_match(nfct)) {
-            return ACCEPT;
+        if role & role::ENTRY != 0
+            && let Some(original) = follow::copied_from(plain(skb))
+        {
+            follow::go_on_as(original, plain(skb));
+        } else {
+            let nfct = trusted!(skb, skb_nfct, u64);
+            if role & role::GATE == 0 && (role & role::LATE == 0 || nfct == 0 || !may_match(nfct)) {
+                return ACCEPT;
+            }
         }
     }
     judge(state, skb, patched!(patch::PRIORITY) as i32, role);

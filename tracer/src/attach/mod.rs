@@ -18,10 +18,7 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
-use tracer_common::{
-    counters::{COUNTERS, Counter},
-    settings::Settings,
-};
+use tracer_common::{counters::Counter, settings::Settings};
 
 pub use self::placement::Namespace;
 use self::{netfilter::Programs, readings::Readings};
@@ -217,12 +214,17 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        Counter::ALL.iter().map(|counter| Ok((*counter, self.counter(*counter)?))).collect()
+    }
+
+    /// One of [`Self::counters`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
         let map: PerCpuArray<_, u64> =
             PerCpuArray::try_from(self.ebpf.map("COUNTERS").context("kernel object: no map COUNTERS")?)?;
-        (0..COUNTERS)
-            .zip(Counter::ALL)
-            .map(|(index, counter)| Ok((*counter, map.get(&index, 0)?.iter().sum())))
-            .collect()
+        Ok(map.get(&(counter as u32), 0)?.iter().sum())
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
         in_netns,
     },
     model::{Family, Hook},
-    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
+    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook, unbounded},
     rules::{
         index::{ChainRef, TableIndex},
         late::{LateTexts, Printed},
@@ -45,6 +45,8 @@ pub struct Namespace {
     links: BTreeMap<Place, OwnedFd>,
     /// Hooked functions when the probes were placed, ours left out.
     hooks: Vec<HookList>,
+    /// See [`HookPlan::unbounded`].
+    unbounded: Vec<String>,
     contents: Vec<Content>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
@@ -58,6 +60,7 @@ impl Namespace {
             net,
             links: BTreeMap::new(),
             hooks: Vec::new(),
+            unbounded: Vec::new(),
             contents: Vec::new(),
             tables: Vec::new(),
             texts: Arc::default(),
@@ -89,6 +92,12 @@ impl Namespace {
     #[must_use]
     pub fn hooks(&self) -> &[HookList] {
         &self.hooks
+    }
+
+    /// Tables whose verdict no probe of ours can see, in words.
+    #[must_use]
+    pub fn unbounded(&self) -> &[String] {
+        &self.unbounded
     }
 
     /// The texts of [`Self::tables`].
@@ -145,6 +154,7 @@ impl Namespace {
                 writer.write(readings, ebpf, &mut tables_of)?;
             }
             if self.links_for(&hooks, &plans, programs)? {
+                self.unbounded = hooks.iter().zip(&plans).flat_map(unbounded).collect();
                 self.contents = contents;
                 self.read_texts(&tables, &texts);
                 self.tables = tables;

@@ -135,7 +135,7 @@ fn a_packet_freed_behind_input_was_delivered() {
 fn a_socket_that_took_it_has_three_milliseconds_to_refuse() {
     let mut trace = Trace::new();
     trace.reach_input_end(1);
-    let taken = |time| SocketTaken { journey: 1, time, tuple: tcp(PUBLISHED, CLIENT) };
+    let taken = |time| SocketTaken { journey: 1, time, sock: 1, tuple: tcp(PUBLISHED, CLIENT) };
     trace.event(Event::Socket(taken(trace.time)));
     trace.wait(3 * MILLISECOND - 1);
     assert!(trace.output.closed.is_empty());

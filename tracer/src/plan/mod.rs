@@ -6,5 +6,5 @@ mod places;
 mod view;
 
 pub use catalogue::{TRACEPOINTS, Tracepoint};
-pub use places::{GapPlan, HookPlan, plan_hook};
+pub use places::{GapPlan, HookPlan, plan_hook, unbounded};
 pub use view::{Gap, Judge, ProbeKey, View};

@@ -1,6 +1,6 @@
 //! From facts to a loaded kernel side.
 
-use std::{path::Path, thread, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
@@ -33,6 +33,9 @@ pub(super) struct Loaded {
 pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     if !geteuid().is_root() {
         return Err(Failure::NotRoot);
+    }
+    if is_inside_user_namespace() {
+        return Err(Failure::OnlyRootInside);
     }
     if config.probes == ProbeMode::Kprobe {
         return Err(Failure::NoProbe { tried: "kprobe: this version places no kprobes".to_owned() });
@@ -74,6 +77,12 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let names =
         Names::new(reasons, move |address| functions.function_at(address).map(|(name, _)| name.to_owned()));
     Ok(Loaded { kernel, names, absent })
+}
+
+/// Whether user ids here are mapped (user_namespaces(7)): only the first user namespace has all of them as they are.
+fn is_inside_user_namespace() -> bool {
+    let all = ["0", "0", "4294967295"];
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !map.split_whitespace().eq(all))
 }
 
 /// What doctor loads: nothing is filtered, and the current namespace is looked at.

@@ -1,7 +1,9 @@
 //! A live trace, from start to summary.
 
+mod notices;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     time::{Duration, Instant},
 };
@@ -14,6 +16,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
+use self::notices::Loss;
 use super::{
     findings::Findings,
     scope::Scoped,
@@ -27,11 +30,10 @@ use crate::{
     correlate::{Correlator, Output},
     decode::decode,
     error::Failure,
-    model::{Journey, Line, Notice, NoticeLevel, OutcomeKind, Start},
+    model::{Journey, Line, NoticeLevel, OutcomeKind, Start},
     render::{Environment, Render, renderer},
     summary::{Events, Shown, Tally},
 };
-
 /// How often stalled journeys and the ruleset are looked at.
 const TICK: Duration = Duration::from_millis(10);
 /// How often namespaces are listed.
@@ -98,6 +100,9 @@ struct Trace<'c> {
     tally: Tally,
     received: u64,
     malformed: u64,
+    loss: Loss,
+    /// Tables of which it was said that their verdict is not seen.
+    unbounded: BTreeSet<String>,
     shown: u64,
     done: bool,
     ticks: u32,
@@ -133,6 +138,8 @@ impl<'c> Trace<'c> {
             tally: Tally::default(),
             received: 0,
             malformed: 0,
+            unbounded: BTreeSet::new(),
+            loss: Loss::none(),
             shown: 0,
             done: false,
             ticks: 0,
@@ -150,6 +157,7 @@ impl<'c> Trace<'c> {
         probes.extend(attached.iter().map(|name| (*name).to_owned()));
         let mut missing = missing.to_vec();
         missing.extend(problems);
+        missing.extend(self.new_unbounded());
         missing.extend(absent.into_iter().map(|member| format!("{member}: this kernel does not have it")));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -227,7 +235,9 @@ impl<'c> Trace<'c> {
 
     fn tick(&mut self) -> Result<(), Failure> {
         let mut output = Output::default();
-        self.correlator.tick(setup::monotonic(), &mut output);
+        let now = setup::monotonic();
+        self.look_for_loss(now)?;
+        self.correlator.tick(now, &mut output);
         self.show(output)?;
         for journey in self.findings.overdue(&self.scoped, &self.kernel) {
             self.print(journey)?;
@@ -246,7 +256,7 @@ impl<'c> Trace<'c> {
     /// says so.
     fn sync(&mut self) -> Result<(), Failure> {
         let _ = self.kernel.sync(&mut self.correlator.view);
-        Ok(())
+        self.say_unbounded()
     }
 
     fn look_at_scope(&mut self) -> Result<(), Failure> {
@@ -272,10 +282,6 @@ impl<'c> Trace<'c> {
             self.done = true;
         }
         Ok(())
-    }
-
-    fn notice(&mut self, level: NoticeLevel, message: String) -> Result<(), Failure> {
-        self.line(&Line::Notice(Notice { level, message }))
     }
 
     /// Attributes, enriches and prints what ended.

@@ -36,6 +36,11 @@ impl Check for DroppedByKernel {
                 "netfilter refused it, and which rule or function did so was not seen".to_owned(),
                 "pathtrace --rules auto  # if rules were off; `pathtrace doctor` lists what judges at each hook",
             ),
+            _ if case.reason_is_vague() && case.last().is_some_and(|leg| leg.is_for_group()) => (
+                "most likely nobody here listens to that group or broadcast (this kernel gives no reason)"
+                    .to_owned(),
+                "# nothing: harmless; every host of the network gets such packets. To see who listens: ip maddress; ss -uln",
+            ),
             (_, Some((meaning, look))) => (meaning.to_owned(), look),
             (Some(reason), None) if !case.reason_is_vague() => (
                 format!("the kernel's reason is {reason}"),
