@@ -45,6 +45,8 @@ pub struct Kernel {
     namespaces: BTreeMap<u32, Namespace>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
+    /// Name of the table of ours that switches the kernel's own trace on; it is not shown.
+    own_table: Option<String>,
 }
 
 impl Kernel {
@@ -77,6 +79,7 @@ impl Kernel {
             namespaces: BTreeMap::new(),
             attached: Vec::new(),
             missing: Vec::new(),
+            own_table: None,
         })
     }
 
@@ -118,6 +121,11 @@ impl Kernel {
         (&self.attached, &self.missing)
     }
 
+    /// Leaves tables of family inet with this name out, in namespaces added from now on: they are ours.
+    pub fn hide_table(&mut self, name: String) {
+        self.own_table = Some(name);
+    }
+
     /// Starts to trace a namespace: places its probes.
     ///
     /// # Errors
@@ -128,7 +136,7 @@ impl Kernel {
         let mut scope: HashMap<_, u64, u32> =
             HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
         scope.insert(net, inode, 0)?;
-        self.namespaces.insert(inode, Namespace::new(inode, path, net));
+        self.namespaces.insert(inode, Namespace::new(inode, path, net, self.own_table.clone()));
         self.sync_one(inode, true, view).map(|_| ())
     }
 

@@ -22,7 +22,7 @@ use crate::{
         hooks::{HookFunction, HookKind, HookList, HookReader},
         in_netns,
     },
-    model::{Family, Hook},
+    model::{Family, Hook, TableFamily},
     plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
     rules::{
         index::{ChainRef, TableIndex},
@@ -48,11 +48,16 @@ pub struct Namespace {
     contents: Vec<Content>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
+    /// Name of the table of ours that switches the kernel's own trace on, and its base chains.
+    own_table: Option<String>,
+    own_chains: Vec<u64>,
 }
 
 impl Namespace {
-    pub(super) fn new(inode: u32, path: PathBuf, net: u64) -> Self {
+    pub(super) fn new(inode: u32, path: PathBuf, net: u64, own_table: Option<String>) -> Self {
         Self {
+            own_table,
+            own_chains: Vec::new(),
             inode,
             path,
             net,
@@ -132,7 +137,8 @@ impl Namespace {
         view: &mut View,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Ruleset { hooks, tables, contents } = reader.read(self.net)?;
+            let Ruleset { hooks, mut tables, contents } = reader.read(self.net)?;
+            self.own_chains = self.take_own(&mut tables);
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
             let plans: Vec<HookPlan> = hooks.iter().map(plan_hook).collect();
@@ -173,9 +179,23 @@ impl Namespace {
         }
     }
 
-    /// Hook lists without our own probes.
+    /// Takes our own table out, and gives the addresses of its base chains.
+    fn take_own(&self, tables: &mut Vec<TableIndex>) -> Vec<u64> {
+        let own = tables.extract_if(.., |table| {
+            table.family == TableFamily::Inet && self.own_table.as_ref() == Some(&table.name)
+        });
+        let chains = own.flat_map(|table| table.chains);
+        chains.filter_map(|chain| chain.base.map(|base| base.address)).collect()
+    }
+
+    /// Hook lists without our own probes. The chains of our own table judge nothing, but they take their places.
     fn foreign(&self, mut hooks: Vec<HookList>) -> Vec<HookList> {
         for list in &mut hooks {
+            for function in &mut list.functions {
+                if matches!(function.kind, HookKind::NftChain { chain } if self.own_chains.contains(&chain)) {
+                    function.kind = HookKind::Other;
+                }
+            }
             let (pf, hook) = (protocol_family(list.family), list.hook.inet_number().unwrap_or(0));
             list.functions.retain(|function| {
                 function.kind != HookKind::Bpf

@@ -3,6 +3,7 @@
 mod mapping;
 mod reject;
 mod table;
+mod traced;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,6 +11,7 @@ use self::mapping::Mappings;
 use crate::{
     correlate::{Draft, DraftStage, DraftTable, TimedStage},
     model::{Journey, OutcomeKind, Stage, StageKind},
+    rules::nftrace::Passages,
 };
 
 /// Turns drafts into journeys, in the order in which they ended.
@@ -18,12 +20,14 @@ pub struct Attributor {
     epoch: Timestamp,
     last: u64,
     mappings: Mappings,
+    /// What the kernel's own trace told, for tables whose counters do not tell all; empty unless it was asked for.
+    pub passages: Passages,
 }
 
 impl Attributor {
     #[must_use]
     pub fn new(epoch: Timestamp) -> Self {
-        Self { epoch, last: 0, mappings: Mappings::default() }
+        Self { epoch, last: 0, mappings: Mappings::default(), passages: Passages::default() }
     }
 
     /// Gives the journey its number, its rules and its verdicts.
@@ -42,7 +46,15 @@ impl Attributor {
                 DraftStage::Table(_) => {
                     let tables = same_gap(&draft.stages[at..]);
                     at += tables.len() - 1;
-                    let judged = table::judge(&tables, draft.flow, draft.direction, &mut self.mappings);
+                    let mut account =
+                        traced::Account { passages: &mut self.passages, looks: draft.looks, netns, since: time };
+                    let judged = table::judge(
+                        &tables,
+                        draft.flow,
+                        draft.direction,
+                        &mut self.mappings,
+                        &mut account,
+                    );
                     if judged.dropped_elsewhere {
                         notes.push(
                             "dropped by another function at this hook, behind the tables shown".to_owned(),

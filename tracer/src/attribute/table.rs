@@ -1,10 +1,13 @@
 //! One gap between two probes: which of its tables judged, and how.
 
-use super::mapping::Mappings;
+use super::{
+    mapping::Mappings,
+    traced::{Account, Told},
+};
 use crate::{
     correlate::DraftTable,
     model::{
-        Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, RulesSource, TableFamily, Tuple,
+        Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, TableFamily, Tuple,
         Verdict,
     },
     plan::Judge,
@@ -30,6 +33,7 @@ pub(super) fn judge(
     flow: Option<u64>,
     direction: Option<Direction>,
     mappings: &mut Mappings,
+    account: &mut Account<'_>,
 ) -> Judged {
     let mut judged = Judged::default();
     let Some(first) = tables.first() else { return judged };
@@ -45,7 +49,8 @@ pub(super) fn judge(
         } else {
             judge.table.as_ref().map(|(index, base)| {
                 let walk = walk(table, judge, index, *base, rest);
-                decided(table, judge, index, *base, &walk, before, rest)
+                let told = account.complete(table, index, *base, before, !rest.is_empty(), walk);
+                decided(table, judge, index, *base, &told, before, rest)
             })
         };
         let Some(stage) = stage else { continue };
@@ -100,10 +105,11 @@ fn decided(
     judge: &Judge,
     index: &TableIndex,
     base: ChainRef,
-    walk: &Walk,
+    told: &Told,
     before: Tuple,
     rest: &[&DraftTable],
 ) -> NetfilterStage {
+    let walk = &told.walk;
     let without = Texts::default();
     let texts = judge.texts.get().unwrap_or(&without);
     let rules = if judge.reading.is_some() { matched_rules(index, walk, texts) } else { Vec::new() };
@@ -120,7 +126,10 @@ fn decided(
     } else if table.hits.is_none() {
         Some("no counter reading of this table arrived".to_owned())
     } else {
-        walk.inexact.as_ref().map(ToString::to_string)
+        walk.inexact.as_ref().map(|why| match told.alike {
+            true => format!("{why}; and packets that look alike were traced in different ways"),
+            false => why.to_string(),
+        })
     };
     NetfilterStage {
         hook: table.hook,
@@ -132,7 +141,7 @@ fn decided(
         verdict: walk.verdict.or((table.fate == Fate::Passed).then_some(Verdict::Accept)),
         decided_by: walk.decided_by(),
         rules,
-        rules_source: judge.reading.map(|_| RulesSource::Counters),
+        rules_source: judge.reading.map(|_| told.source),
         exact,
         inexact_because,
         nat: if mine { by_rule.or_else(|| kind_of_change(before, after)) } else { None },

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod findings;
+mod kernel_trace;
 mod scope;
 mod setup;
 mod shown;

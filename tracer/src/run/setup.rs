@@ -37,10 +37,8 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     if config.probes == ProbeMode::Kprobe {
         return Err(Failure::NoProbe { tried: "kprobe: this version places no kprobes".to_owned() });
     }
-    for (asked, flag) in [(config.xdp, "--xdp"), (config.rules == RulesMode::Nftrace, "--rules nftrace")] {
-        if asked {
-            return Err(Failure::Other(anyhow::anyhow!("{flag} is not in this version: leave it out")));
-        }
+    if config.xdp {
+        return Err(Failure::Other(anyhow::anyhow!("--xdp is not in this version: leave it out")));
     }
     if !Path::new(BTF_DIRECTORY).join("vmlinux").exists() {
         return Err(Failure::NoBtf);

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     findings::Findings,
+    kernel_trace::KernelTrace,
     scope::Scoped,
     setup::{self, Loaded},
     shown,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     attach::Kernel,
     attribute::Attributor,
-    config::Config,
+    config::{Config, Format},
     correlate::{Correlator, Output},
     decode::decode,
     error::Failure,
@@ -94,6 +95,7 @@ struct Trace<'c> {
     attributor: Attributor,
     scoped: Scoped,
     findings: Findings,
+    kernel_trace: KernelTrace,
     render: Box<dyn Render>,
     tally: Tally,
     received: u64,
@@ -111,6 +113,8 @@ impl<'c> Trace<'c> {
         // SAFETY: the ring buffer owns its descriptor, and both are dropped together.
         let records = unsafe { AsyncFd::register(kernel.records()?) }.context("watching the ring buffer")?;
         let mut correlator = Correlator::new(config.filter, names);
+        let mut kernel_trace = KernelTrace::new(config);
+        let said = kernel_trace.start(scoped.namespaces(), &mut kernel);
         let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
         kernel.attach_tracepoints()?;
         let render = renderer(
@@ -129,6 +133,7 @@ impl<'c> Trace<'c> {
             attributor: Attributor::new(setup::epoch()?),
             scoped,
             findings: Findings::new(),
+            kernel_trace,
             render,
             tally: Tally::default(),
             received: 0,
@@ -138,6 +143,7 @@ impl<'c> Trace<'c> {
             ticks: 0,
         };
         trace.announce(problems, absent)?;
+        trace.tell(said)?;
         Ok(trace)
     }
 
@@ -221,6 +227,7 @@ impl<'c> Trace<'c> {
                 Err(_) => self.malformed += 1,
             }
         }
+        self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
         Ok(empty)
     }
@@ -228,6 +235,7 @@ impl<'c> Trace<'c> {
     fn tick(&mut self) -> Result<(), Failure> {
         let mut output = Output::default();
         self.correlator.tick(setup::monotonic(), &mut output);
+        self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
         for journey in self.findings.overdue(&self.scoped, &self.kernel) {
             self.print(journey)?;
@@ -253,9 +261,12 @@ impl<'c> Trace<'c> {
         let change = self.scoped.look();
         for namespace in change.vanished {
             self.kernel.remove_namespace(namespace.inode)?;
+            self.kernel_trace.remove(namespace.inode);
             self.notice(NoticeLevel::Warning, format!("namespace {} has gone", namespace.name))?;
         }
         for namespace in change.appeared {
+            let said = self.kernel_trace.add(&namespace);
+            self.tell(said)?;
             let added =
                 self.kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut self.correlator.view);
             if added.is_ok() {
@@ -267,9 +278,22 @@ impl<'c> Trace<'c> {
                 self.scoped.add(namespace);
             }
         }
+        let said = self.kernel_trace.look(self.scoped.namespaces());
+        self.tell(said)?;
         if self.scoped.is_empty() {
             self.notice(NoticeLevel::Warning, "no namespace is left to trace".to_owned())?;
             self.done = true;
+        }
+        Ok(())
+    }
+
+    /// What concerns the user's ruleset is said to a person, also where a program reads the results.
+    fn tell(&mut self, said: Vec<String>) -> Result<(), Failure> {
+        for message in said {
+            if self.config.output.format == Format::Json {
+                writeln!(io::stderr(), "pathtrace: {message}").map_err(Failure::Output)?;
+            }
+            self.notice(NoticeLevel::Warning, message)?;
         }
         Ok(())
     }
