@@ -46,15 +46,14 @@ impl Attributor {
                 DraftStage::Table(_) => {
                     let tables = same_gap(&draft.stages[at..]);
                     at += tables.len() - 1;
-                    let mut account =
-                        traced::Account { passages: &mut self.passages, looks: draft.looks, netns, since: time };
-                    let judged = table::judge(
-                        &tables,
-                        draft.flow,
-                        draft.direction,
-                        &mut self.mappings,
-                        &mut account,
-                    );
+                    let mut account = traced::Account {
+                        passages: &mut self.passages,
+                        looks: draft.looks,
+                        netns,
+                        since: time,
+                    };
+                    let judged =
+                        table::judge(&tables, draft.flow, draft.direction, &mut self.mappings, &mut account);
                     if judged.dropped_elsewhere {
                         notes.push(
                             "dropped by another function at this hook, behind the tables shown".to_owned(),

@@ -6,10 +6,7 @@ use super::{
 };
 use crate::{
     correlate::DraftTable,
-    model::{
-        Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, TableFamily, Tuple,
-        Verdict,
-    },
+    model::{Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, TableFamily, Tuple, Verdict},
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},

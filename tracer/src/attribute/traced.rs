@@ -52,7 +52,10 @@ impl Account<'_> {
         let fate = if shared && table.fate == Fate::Dropped { Fate::Unknown } else { table.fate };
         let possible = |told: &Walk| {
             told.verdict.is_some_and(|verdict| fate.allows(verdict))
-                && table.hits.as_ref().is_some_and(|event| agrees(index, &told.steps, &event.hits, event.flags))
+                && table
+                    .hits
+                    .as_ref()
+                    .is_some_and(|event| agrees(index, &told.steps, &event.hits, event.flags))
         };
         let mut stories: Vec<_> = heard
             .into_iter()

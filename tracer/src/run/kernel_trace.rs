@@ -76,7 +76,9 @@ impl KernelTrace {
             Err(error) => error.to_string(),
         };
         let name = &namespace.name;
-        said.push(format!("--rules nftrace does not work in namespace {name}, only counters tell rules: {problem}"));
+        said.push(format!(
+            "--rules nftrace does not work in namespace {name}, only counters tell rules: {problem}"
+        ));
         said
     }
 

@@ -39,7 +39,9 @@ pub enum TraceEvent {
     Nft(NftStep),
     Legacy(LegacyStep),
     /// Our own table switched tracing on for the packet with this [`NftStep::id`]: from here on every step is told.
-    Begun { id: u32 },
+    Begun {
+        id: u32,
+    },
     /// The kernel had more to say than the socket could hold.
     Lost,
 }
@@ -127,10 +129,9 @@ pub(super) fn nft_step(message: Received<'_>) -> Option<NftStep> {
     let family = message.family();
     let verdict = attribute(TRACE_VERDICT).and_then(verdict);
     let kind = match number(attribute(TRACE_TYPE)?)? {
-        TYPE_RULE => NftStepKind::Rule {
-            handle: handle_number(attribute(TRACE_RULE_HANDLE)?)?,
-            verdict: verdict?,
-        },
+        TYPE_RULE => {
+            NftStepKind::Rule { handle: handle_number(attribute(TRACE_RULE_HANDLE)?)?, verdict: verdict? }
+        }
         // Some kernels call a rule that says `return` this, too; only that one names its rule.
         TYPE_RETURN => match attribute(TRACE_RULE_HANDLE) {
             Some(handle) => NftStepKind::Rule { handle: handle_number(handle)?, verdict: NftVerdict::Return },

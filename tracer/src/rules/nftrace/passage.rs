@@ -135,3 +135,99 @@ impl Passages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Family, Protocol, Tuple, Verdict};
+
+    const NETNS: u32 = 7;
+    const ID: u32 = 99;
+    const POLICY: NftStepKind = NftStepKind::Policy { verdict: Some(Verdict::Accept) };
+
+    fn headers(port: u16) -> Headers {
+        let here = [127, 0, 0, 1].into();
+        let tuple =
+            Tuple { source: here, source_port: Some(port), destination: here, destination_port: Some(53) };
+        Headers { family: Family::Ipv4, protocol: Protocol::UDP, tuple, ip_id: Some(1), tcp_flags: None }
+    }
+
+    fn place(port: u16) -> Place {
+        let (table, chain) = ("fw".to_owned(), "in".to_owned());
+        Place { netns: NETNS, family: TableFamily::Inet, table, chain, packet: headers(port) }
+    }
+
+    fn step(id: u32, chain: &str, kind: NftStepKind, packet: Option<Headers>) -> TraceEvent {
+        TraceEvent::Nft(NftStep {
+            id,
+            family: Some(TableFamily::Inet),
+            table: "fw".to_owned(),
+            chain: chain.to_owned(),
+            kind,
+            packet,
+            in_ifindex: Some(1),
+            out_ifindex: None,
+            mark: None,
+        })
+    }
+
+    fn jump(port: u16) -> TraceEvent {
+        let kind = NftStepKind::Rule { handle: 1, verdict: NftVerdict::Jump("user".to_owned()) };
+        step(ID, "in", kind, Some(headers(port)))
+    }
+
+    fn hear(passages: &mut Passages, events: impl IntoIterator<Item = TraceEvent>, now: u64) {
+        events.into_iter().for_each(|event| passages.hear(NETNS, event, now));
+    }
+
+    fn found(passages: &Passages, port: u16, since: u64) -> Option<usize> {
+        passages.find(&place(port), since).map(|found| found.len())
+    }
+
+    #[test]
+    fn a_passage_is_found_by_its_packet_until_it_is_taken() {
+        let mut passages = Passages::default();
+        let whole = [TraceEvent::Begun { id: ID }, jump(5), step(ID, "in", POLICY, None)];
+        hear(&mut passages, whole, 1_000);
+        assert_eq!((found(&passages, 5, 900), found(&passages, 6, 900)), (Some(1), Some(0)));
+        assert_eq!(found(&passages, 5, 1_001), Some(0), "heard before the packet came");
+        let steps = passages.find(&place(5), 900).unwrap()[0].steps.clone();
+        assert_eq!(steps.len(), 2);
+        passages.take(&place(5), 900, &steps);
+        assert_eq!(found(&passages, 5, 900), Some(0));
+    }
+
+    #[test]
+    fn packets_that_look_alike_are_all_found() {
+        let mut passages = Passages::default();
+        for id in [1, 2] {
+            hear(&mut passages, [TraceEvent::Begun { id }, step(id, "in", POLICY, Some(headers(5)))], 1_000);
+        }
+        assert_eq!(found(&passages, 5, 900), Some(2));
+    }
+
+    #[test]
+    fn what_did_not_begin_with_our_table_or_did_not_end_is_nothing() {
+        let mut passages = Passages::default();
+        hear(&mut passages, [step(ID, "in", POLICY, Some(headers(5)))], 1_000);
+        hear(&mut passages, [TraceEvent::Begun { id: 3 }, jump(5)], 1_000);
+        assert_eq!(found(&passages, 5, 900), Some(0));
+    }
+
+    #[test]
+    fn after_a_loss_nothing_of_before_counts() {
+        let mut passages = Passages::default();
+        hear(&mut passages, [TraceEvent::Begun { id: ID }, step(ID, "in", POLICY, Some(headers(5)))], 1_000);
+        hear(&mut passages, [TraceEvent::Lost], 2_000);
+        assert_eq!((found(&passages, 5, 900), found(&passages, 5, 2_000)), (None, None));
+        assert_eq!(found(&passages, 5, 2_001), Some(0));
+    }
+
+    #[test]
+    fn passages_that_nobody_asks_for_are_forgotten() {
+        let mut passages = Passages::default();
+        hear(&mut passages, [TraceEvent::Begun { id: ID }, step(ID, "in", POLICY, Some(headers(5)))], 1_000);
+        hear(&mut passages, [TraceEvent::Begun { id: ID }], 1_000 + 2 * KEEP);
+        assert_eq!((passages.count, found(&passages, 5, 900)), (0, Some(0)));
+    }
+}

@@ -107,7 +107,8 @@ impl Walker<'_> {
             [only] => Some(only),
             _ => return None,
         };
-        let rest = frame.map_or(Some([].as_slice()), |f| self.index.chains.get(f.chain.0)?.rules.get(f.next..))?;
+        let rest =
+            frame.map_or(Some([].as_slice()), |f| self.index.chains.get(f.chain.0)?.rules.get(f.next..))?;
         let policy = chain.base.as_ref()?.policy;
         (policy == verdict && !rest.iter().any(must_match)).then_some((Decision::Policy, verdict))
     }
@@ -220,10 +221,17 @@ mod tests {
     fn goto_does_not_come_back_and_the_policy_decides() {
         let end = ("tail".to_owned(), NftStepKind::Return);
         for told_end in [vec![], vec![end]] {
-            let steps = [vec![rule("in", 12, NftVerdict::Goto("tail".into()))], told_end, vec![policy(Verdict::Drop)]];
+            let steps = [
+                vec![rule("in", 12, NftVerdict::Goto("tail".into()))],
+                told_end,
+                vec![policy(Verdict::Drop)],
+            ];
             assert_eq!(walk(steps.concat()), Some((vec![(0, 2)], Verdict::Drop)));
         }
-        let back = vec![rule("in", 12, NftVerdict::Goto("tail".into())), rule("in", 14, NftVerdict::Final(Verdict::Drop))];
+        let back = vec![
+            rule("in", 12, NftVerdict::Goto("tail".into())),
+            rule("in", 14, NftVerdict::Final(Verdict::Drop)),
+        ];
         assert_eq!(walk(back), None);
     }
 

@@ -180,14 +180,17 @@ pub fn agrees(index: &TableIndex, steps: &[Step], hits: &[Hit], flags: u32) -> b
     if worthless(flags).is_some() {
         return false;
     }
-    let moved = |counter: usize| hits.iter().find(|hit| hit.rule as usize == counter).map_or(0, |hit| hit.packets);
+    let moved =
+        |counter: usize| hits.iter().find(|hit| hit.rule as usize == counter).map_or(0, |hit| hit.packets);
     let others = flags & HITS_INTERLEAVED != 0 || partial(flags).is_some();
     let rules = index.chains.iter().enumerate().flat_map(|(chain, c)| {
         c.rules.iter().enumerate().map(move |(rule, r)| (Step { chain: ChainRef(chain), rule }, r))
     });
     let mut expected = vec![(0, true); index.counters.len()];
     for (step, rule) in rules {
-        let Some(slot) = rule.counter.and_then(|c| Some((expected.get_mut(c.index)?, c.proves_match))) else { continue };
+        let Some(slot) = rule.counter.and_then(|c| Some((expected.get_mut(c.index)?, c.proves_match))) else {
+            continue;
+        };
         let ((times, proven), proves) = slot;
         *times += steps.iter().filter(|known| **known == step).count();
         *proven &= proves;
