@@ -20,7 +20,7 @@ use super::{
 use crate::{
     kernel::{
         hooks::{HookFunction, HookKind, HookList, HookReader},
-        in_netns,
+        in_netns, monotonic,
     },
     model::{Family, Hook, TableFamily},
     plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
@@ -110,9 +110,10 @@ impl Namespace {
 
     /// Whether hooks and rulesets are still those that the probes were placed for.
     pub(super) fn is_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
+        let since = monotonic();
         let current = self.looks_current(reader)?;
         if current {
-            self.texts.still_true();
+            self.texts.still_true(since);
         } else {
             self.texts.overtaken();
         }

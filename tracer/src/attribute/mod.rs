@@ -30,8 +30,9 @@ impl Attributor {
         Self { epoch, last: 0, mappings: Mappings::default(), passages: Passages::default() }
     }
 
-    /// Gives the journey its number, its rules and its verdicts.
-    pub fn journey(&mut self, draft: Draft) -> Journey {
+    /// Gives the journey its number, its rules and its verdicts. `read` is when its last record was read (nanoseconds
+    /// of CLOCK_MONOTONIC).
+    pub fn journey(&mut self, draft: Draft, read: u64) -> Journey {
         self.last += 1;
         let dropped = draft.outcome.result.is_bad();
         let mut builder = Builder { stages: Vec::new(), first: draft.time };
@@ -51,6 +52,7 @@ impl Attributor {
                         looks: draft.looks,
                         netns,
                         since: time,
+                        read,
                     };
                     let judged =
                         table::judge(&tables, draft.flow, draft.direction, &mut self.mappings, &mut account);

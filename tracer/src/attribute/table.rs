@@ -1,5 +1,7 @@
 //! One gap between two probes: which of its tables judged, and how.
 
+use tracer_common::records::{HITS_OVERWRITTEN, HITS_STALE};
+
 use super::{
     mapping::Mappings,
     traced::{Account, Told},
@@ -45,7 +47,7 @@ pub(super) fn judge(
             None
         } else {
             judge.table.as_ref().map(|(index, base)| {
-                let walk = walk(table, judge, index, *base, rest);
+                let walk = walk(table, judge, index, *base, rest, account.read);
                 let told = account.complete(table, index, *base, before, !rest.is_empty(), walk);
                 decided(table, judge, index, *base, &told, before, rest)
             })
@@ -77,12 +79,22 @@ pub(super) fn judge(
 }
 
 /// The walk through one table, given what became of the packet in the gap.
-fn walk(table: &DraftTable, judge: &Judge, index: &TableIndex, base: ChainRef, rest: &[&DraftTable]) -> Walk {
+fn walk(
+    table: &DraftTable,
+    judge: &Judge,
+    index: &TableIndex,
+    base: ChainRef,
+    rest: &[&DraftTable],
+    read: u64,
+) -> Walk {
     let none = Vec::new();
     let (hits, flags) = match (&table.hits, judge.reading) {
         (Some(event), _) => (&event.hits, event.flags),
-        (None, _) => (&none, tracer_common::records::HITS_OVERWRITTEN),
+        (None, _) => (&none, HITS_OVERWRITTEN),
     };
+    // The kernel side compares an address, where memory that was freed may hold other rules by now.
+    let sure = index.backend != Backend::IptablesLegacy || judge.texts.stood_at(read);
+    let flags = if sure { flags } else { flags | HITS_STALE };
     if table.fate != Fate::Dropped {
         return solve(index, base, hits, flags, table.fate);
     }

@@ -17,6 +17,8 @@ pub(super) struct Account<'a> {
     pub(super) netns: u32,
     /// When the packet came to the gap, nanoseconds of CLOCK_MONOTONIC.
     pub(super) since: u64,
+    /// When its last record was read, on the same clock.
+    pub(super) read: u64,
 }
 
 /// A walk, and who told it.

@@ -4,11 +4,10 @@ use std::{collections::BTreeMap, fs};
 
 use tracer_common::filter::Filter;
 
-use super::setup;
 use crate::{
     attach::Kernel,
     config::{Config, RulesMode},
-    kernel::in_netns,
+    kernel::{in_netns, monotonic},
     netns::Namespace,
     rules::nftrace::{LegacyLog, Passages, TraceEvent, Witness, table_name},
 };
@@ -111,7 +110,7 @@ impl KernelTrace {
         for (inode, traced) in &self.witnesses {
             // A socket that fails is one that tells nothing more, as after a loss.
             let events = traced.witness.waiting().unwrap_or_else(|_| vec![TraceEvent::Lost]);
-            let now = setup::monotonic();
+            let now = monotonic();
             events.into_iter().for_each(|event| passages.hear(*inode, event, now));
         }
     }

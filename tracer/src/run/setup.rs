@@ -102,10 +102,3 @@ pub(super) fn epoch() -> Result<Timestamp, Failure> {
     let since = SignedDuration::try_from(Duration::from(monotonic)).context("reading CLOCK_MONOTONIC")?;
     Ok(Timestamp::now().checked_sub(since).context("the wall clock is out of range")?)
 }
-
-/// CLOCK_MONOTONIC in nanoseconds.
-pub(super) fn monotonic() -> u64 {
-    nix::time::clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(Duration::from)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}

@@ -10,16 +10,17 @@ use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
+    ended::{Ended, Waiting},
     findings::Findings,
     kernel_trace::KernelTrace,
     scope::Scoped,
     setup::{self, Loaded},
     shown,
+    signals::Signals,
 };
 use crate::{
     attach::Kernel,
@@ -28,6 +29,7 @@ use crate::{
     correlate::{Correlator, Output},
     decode::decode,
     error::Failure,
+    kernel::monotonic,
     model::{Journey, Line, Notice, NoticeLevel, OutcomeKind, Start},
     render::{Environment, Render, renderer},
     summary::{Events, Shown, Tally},
@@ -60,32 +62,6 @@ pub(super) fn run(config: &Config) -> Result<(), Failure> {
     })
 }
 
-/// The signals that end a trace.
-struct Signals {
-    interrupted: Signal,
-    terminated: Signal,
-    hung_up: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        Ok(Self {
-            interrupted: signal(SignalKind::interrupt()).context("watching for Ctrl-C")?,
-            terminated: signal(SignalKind::terminate()).context("watching for SIGTERM")?,
-            hung_up: signal(SignalKind::hangup()).context("watching for SIGHUP")?,
-        })
-    }
-
-    /// Waits for the first of them.
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupted.recv() => {}
-            _ = self.terminated.recv() => {}
-            _ = self.hung_up.recv() => {}
-        }
-    }
-}
-
 struct Trace<'c> {
     config: &'c Config,
     started: Instant,
@@ -93,6 +69,7 @@ struct Trace<'c> {
     records: Option<AsyncFd<RingBuf<MapData>>>,
     correlator: Correlator,
     attributor: Attributor,
+    ended: Waiting,
     scoped: Scoped,
     findings: Findings,
     kernel_trace: KernelTrace,
@@ -131,6 +108,7 @@ impl<'c> Trace<'c> {
             kernel,
             correlator,
             attributor: Attributor::new(setup::epoch()?),
+            ended: Waiting::default(),
             scoped,
             findings: Findings::new(),
             kernel_trace,
@@ -234,15 +212,17 @@ impl<'c> Trace<'c> {
 
     fn tick(&mut self) -> Result<(), Failure> {
         let mut output = Output::default();
-        self.correlator.tick(setup::monotonic(), &mut output);
+        self.correlator.tick(monotonic(), &mut output);
         self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
+        self.ticks = self.ticks.wrapping_add(1);
+        if !self.ended.is_empty() {
+            self.show_all()?;
+        } else if self.ticks.is_multiple_of(2) {
+            self.sync()?;
+        }
         for journey in self.findings.overdue(&self.scoped, &self.kernel) {
             self.print(journey)?;
-        }
-        self.ticks = self.ticks.wrapping_add(1);
-        if self.ticks.is_multiple_of(2) {
-            self.sync()?;
         }
         if self.ticks.is_multiple_of(50) {
             self.render.idle().map_err(Failure::Output)?;
@@ -302,16 +282,30 @@ impl<'c> Trace<'c> {
         self.line(&Line::Notice(Notice { level, message }))
     }
 
-    /// Attributes, enriches and prints what ended.
+    /// Attributes, enriches and prints what ended and need not wait.
     fn show(&mut self, output: Output) -> Result<(), Failure> {
         self.kernel.forget(&output.forget)?;
-        if output.closed.is_empty() {
+        self.ended.add(output.closed, monotonic());
+        let ready = self.ended.ready();
+        if ready.is_empty() {
             return Ok(());
         }
         self.settle_texts()?;
-        for draft in output.closed {
+        self.attribute(ready)
+    }
+
+    /// Shows also what waited for a look at the rulesets.
+    fn show_all(&mut self) -> Result<(), Failure> {
+        self.settle_texts()?;
+        self.sync()?;
+        let ended = self.ended.all();
+        self.attribute(ended)
+    }
+
+    fn attribute(&mut self, ended: Vec<Ended>) -> Result<(), Failure> {
+        for (draft, read) in ended {
             let (netns, tuple, port) = (draft.netns, draft.last_tuple, draft.socket_port);
-            let mut journey = self.attributor.journey(draft);
+            let mut journey = self.attributor.journey(draft, read);
             if !shown::is_wanted(self.config, &journey) {
                 continue;
             }
@@ -368,6 +362,7 @@ impl<'c> Trace<'c> {
         let mut output = Output::default();
         self.correlator.finish(&mut output);
         self.show(output)?;
+        self.show_all()?;
         for journey in self.findings.finish() {
             self.print(journey)?;
         }
