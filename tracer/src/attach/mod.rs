@@ -164,6 +164,14 @@ impl Kernel {
     /// The first namespace that could not be brought up to date, the others are.
     pub fn sync(&mut self, view: &mut View) -> Result<bool> {
         let inodes: Vec<u32> = self.namespaces.keys().copied().collect();
+        self.sync_these(inodes, view)
+    }
+
+    /// As [`Self::sync`], for some namespaces.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub fn sync_these(&mut self, inodes: impl IntoIterator<Item = u32>, view: &mut View) -> Result<bool> {
         let mut changed = false;
         let mut failed = None;
         for inode in inodes {

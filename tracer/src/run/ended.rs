@@ -1,7 +1,7 @@
 //! Journeys that have ended and wait to be attributed: for iptables-legacy, what the kernel side saw of the ruleset
 //! is certain only once the whole of it was seen unchanged again (see `rules::live::Content`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::{
     correlate::{Draft, DraftStage},
@@ -24,6 +24,11 @@ impl Waiting {
         self.0.is_empty()
     }
 
+    /// Namespaces whose rulesets they wait for.
+    pub(super) fn netns(&self) -> BTreeSet<u32> {
+        self.0.iter().flat_map(|(draft, _)| legacy_in(draft)).collect()
+    }
+
     /// Those that need not wait, up to the first that must.
     pub(super) fn ready(&mut self) -> Vec<Ended> {
         let ready = self.0.iter().position(|(draft, _)| must_wait(draft)).unwrap_or(self.0.len());
@@ -37,9 +42,14 @@ impl Waiting {
 }
 
 fn must_wait(draft: &Draft) -> bool {
-    draft.stages.iter().any(|timed| {
-        let DraftStage::Table(table) = &timed.stage else { return false };
-        let index = table.gap.judges[table.judge].table.as_ref().map(|(index, _)| index);
-        table.hits.is_some() && index.is_some_and(|index| index.backend == Backend::IptablesLegacy)
+    legacy_in(draft).next().is_some()
+}
+
+/// Namespaces in which a table of iptables-legacy judged the packet.
+fn legacy_in(draft: &Draft) -> impl Iterator<Item = u32> {
+    draft.stages.iter().filter_map(|timed| {
+        let DraftStage::Table(table) = &timed.stage else { return None };
+        let (index, _) = table.gap.judges[table.judge].table.as_ref()?;
+        (table.hits.is_some() && index.backend == Backend::IptablesLegacy).then_some(timed.netns)
     })
 }

@@ -216,11 +216,10 @@ impl<'c> Trace<'c> {
         self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
         self.ticks = self.ticks.wrapping_add(1);
-        if !self.ended.is_empty() {
-            self.show_all()?;
-        } else if self.ticks.is_multiple_of(2) {
-            self.sync()?;
+        if self.ticks.is_multiple_of(2) {
+            self.sync();
         }
+        self.show_all()?;
         for journey in self.findings.overdue(&self.scoped, &self.kernel) {
             self.print(journey)?;
         }
@@ -232,9 +231,8 @@ impl<'c> Trace<'c> {
 
     /// Follows changes of rulesets and base chains. A namespace may vanish at any moment: the next look at the scope
     /// says so.
-    fn sync(&mut self) -> Result<(), Failure> {
+    fn sync(&mut self) {
         let _ = self.kernel.sync(&mut self.correlator.view);
-        Ok(())
     }
 
     fn look_at_scope(&mut self) -> Result<(), Failure> {
@@ -290,14 +288,17 @@ impl<'c> Trace<'c> {
         if ready.is_empty() {
             return Ok(());
         }
-        self.settle_texts()?;
+        self.settle_texts();
         self.attribute(ready)
     }
 
     /// Shows also what waited for a look at the rulesets.
     fn show_all(&mut self) -> Result<(), Failure> {
-        self.settle_texts()?;
-        self.sync()?;
+        if self.ended.is_empty() {
+            return Ok(());
+        }
+        self.settle_texts();
+        let _ = self.kernel.sync_these(self.ended.netns(), &mut self.correlator.view);
         let ended = self.ended.all();
         self.attribute(ended)
     }
@@ -320,7 +321,7 @@ impl<'c> Trace<'c> {
     }
 
     /// Rule texts are trusted once the ruleset was seen unchanged after they had been read.
-    fn settle_texts(&mut self) -> Result<(), Failure> {
+    fn settle_texts(&mut self) {
         let pending: Vec<_> = self
             .kernel
             .namespaces()
@@ -328,12 +329,12 @@ impl<'c> Trace<'c> {
             .filter(|t| t.is_pending())
             .collect();
         if pending.is_empty() {
-            return Ok(());
+            return;
         }
         for texts in pending {
             texts.wait();
         }
-        self.sync()
+        self.sync();
     }
 
     fn print(&mut self, journey: Journey) -> Result<(), Failure> {
