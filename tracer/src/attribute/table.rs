@@ -1,12 +1,14 @@
 //! One gap between two probes: which of its tables judged, and how.
 
-use super::mapping::{MappingKey, Mappings};
+use tracer_common::records::{HITS_OVERWRITTEN, HITS_STALE};
+
+use super::{
+    mapping::{MappingKey, Mappings},
+    traced::{Account, Told},
+};
 use crate::{
     correlate::DraftTable,
-    model::{
-        Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, RulesSource, TableFamily, Tuple,
-        Verdict,
-    },
+    model::{Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, TableFamily, Tuple, Verdict},
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
@@ -28,10 +30,11 @@ pub(super) struct Judged {
 pub(super) fn judge(
     tables: &[&DraftTable],
     flow: Option<u64>,
-    netns: u32,
     direction: Option<Direction>,
     mappings: &mut Mappings,
+    account: &mut Account<'_>,
 ) -> Judged {
+    let netns = account.netns;
     let mut judged = Judged::default();
     let Some(first) = tables.first() else { return judged };
     let mut before = first.before;
@@ -45,15 +48,10 @@ pub(super) fn judge(
             None
         } else {
             judge.table.as_ref().map(|(index, base)| {
-                let walk = walk(
-                    table,
-                    judge,
-                    (judge.texts.get()).map_or(index, |texts| texts.refined(index)),
-                    *base,
-                    before,
-                    rest,
-                );
-                decided(table, judge, index, *base, &walk, before, rest)
+                let known = judge.texts.get().map_or(&**index, |texts| texts.refined(index));
+                let walk = walk(table, judge, known, *base, before, rest, account.read);
+                let told = account.complete(table, index, *base, before, !rest.is_empty(), walk);
+                decided(table, judge, index, *base, &told, before, rest)
             })
         };
         let Some(stage) = stage else { continue };
@@ -85,12 +83,16 @@ fn walk(
     base: ChainRef,
     before: Tuple,
     rest: &[&DraftTable],
+    read: u64,
 ) -> Walk {
     let none = Vec::new();
     let (hits, flags) = match (&table.hits, judge.reading) {
         (Some(event), _) => (&event.hits, event.flags),
-        (None, _) => (&none, tracer_common::records::HITS_OVERWRITTEN),
+        (None, _) => (&none, HITS_OVERWRITTEN),
     };
+    // The kernel side compares an address, where memory that was freed may hold other rules by now.
+    let sure = index.backend != Backend::IptablesLegacy || judge.texts.stood_at(read);
+    let flags = if sure { flags } else { flags | HITS_STALE };
     let last_nat = judge.nat && rest.iter().all(|other| !other.gap.judges[other.judge].nat);
     if table.fate == Fate::Passed && last_nat && before != table.after {
         return solve(index, base, hits, flags, Fate::Translated);
@@ -114,10 +116,11 @@ fn decided(
     judge: &Judge,
     index: &TableIndex,
     base: ChainRef,
-    walk: &Walk,
+    told: &Told,
     before: Tuple,
     rest: &[&DraftTable],
 ) -> NetfilterStage {
+    let walk = &told.walk;
     let without = Texts::default();
     let texts = judge.texts.get().unwrap_or(&without);
     let rules = if judge.reading.is_some() { matched_rules(index, walk, texts) } else { Vec::new() };
@@ -134,7 +137,10 @@ fn decided(
     } else if table.hits.is_none() {
         Some("no counter reading of this table arrived".to_owned())
     } else {
-        walk.inexact.as_ref().map(ToString::to_string)
+        walk.inexact.as_ref().map(|why| match told.alike {
+            true => format!("{why}; and packets that look alike were traced in different ways"),
+            false => why.to_string(),
+        })
     };
     NetfilterStage {
         hook: table.hook,
@@ -146,7 +152,7 @@ fn decided(
         verdict: walk.verdict.or((table.fate == Fate::Passed).then_some(Verdict::Accept)),
         decided_by: walk.decided_by(),
         rules,
-        rules_source: judge.reading.map(|_| RulesSource::Counters),
+        rules_source: judge.reading.map(|_| told.source),
         exact,
         inexact_because,
         nat: if mine { by_rule.or_else(|| kind_of_change(before, after)) } else { None },

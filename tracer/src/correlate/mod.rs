@@ -17,7 +17,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-pub use draft::{Draft, DraftStage, DraftTable, TimedStage};
+pub use draft::{Draft, DraftStage, DraftTable, Looks, TimedStage};
 pub use names::Names;
 
 use self::{

@@ -40,10 +40,8 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     if config.probes == ProbeMode::Kprobe {
         return Err(Failure::NoProbe { tried: "kprobe: this version places no kprobes".to_owned() });
     }
-    for (asked, flag) in [(config.xdp, "--xdp"), (config.rules == RulesMode::Nftrace, "--rules nftrace")] {
-        if asked {
-            return Err(Failure::Other(anyhow::anyhow!("{flag} is not in this version: leave it out")));
-        }
+    if config.xdp {
+        return Err(Failure::Other(anyhow::anyhow!("--xdp is not in this version: leave it out")));
     }
     if !Path::new(BTF_DIRECTORY).join("vmlinux").exists() {
         return Err(Failure::NoBtf);
@@ -112,11 +110,4 @@ pub(super) fn epoch() -> Result<Timestamp, Failure> {
     let monotonic = nix::time::clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading CLOCK_MONOTONIC")?;
     let since = SignedDuration::try_from(Duration::from(monotonic)).context("reading CLOCK_MONOTONIC")?;
     Ok(Timestamp::now().checked_sub(since).context("the wall clock is out of range")?)
-}
-
-/// CLOCK_MONOTONIC in nanoseconds.
-pub(super) fn monotonic() -> u64 {
-    nix::time::clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(Duration::from)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

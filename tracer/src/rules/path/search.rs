@@ -357,7 +357,7 @@ impl<'a> Search<'a> {
         let own = match state.own.take() {
             Some((own, before)) if left < before => own,
             Some(_) => return,
-            None if !self.fate.allows(self.index, decision, verdict) => return,
+            None if !self.fate.explained_by(self.index, decision, verdict) => return,
             None => {
                 let steps = std::mem::take(&mut state.steps);
                 Candidate { steps, decision, verdict, traceless: state.traceless }
