@@ -1,6 +1,6 @@
 //! Rule texts from the real tools, each test in a network namespace of its own.
 
-use std::{os::fd::AsRawFd, process::Command, time::Duration};
+use std::{os::fd::AsRawFd, process::Command, sync::LazyLock, time::Duration};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use tracer::{
@@ -16,7 +16,8 @@ use tracer::{
 mod lab;
 use lab::Lab;
 
-const TOOLS: Processes = Processes { deadline: Duration::from_secs(20) };
+static TOOLS: LazyLock<Processes> =
+    LazyLock::new(|| Processes { deadline: lab::scaled(Duration::from_secs(20)) });
 
 /// Runs a test in a fresh namespace.
 fn in_namespace(test: impl FnOnce() + Send) {
@@ -120,7 +121,7 @@ fn the_same_rules_read_alike_from_both_backends() {
             let chains: [(&str, &[Effect]); 2] =
                 [("FORWARD", &[Effect::Jump(ChainRef(1))]), ("USER", &[drop_packet()])];
             let tables = [table(backend, "filter", &chains)];
-            let texts = Texts::read(&TOOLS, &tables);
+            let texts = Texts::read(&*TOOLS, &tables);
             let read: Vec<_> =
                 (0..2).filter_map(|n| texts.of(&tables[0], Step { chain: ChainRef(n), rule: 0 })).collect();
             assert_eq!(read.join("\n"), rules);

@@ -158,7 +158,10 @@ impl Apt {
 
     /// Fetches the list of packages.
     pub(super) fn update(&self) -> Result<()> {
-        step(&format!("Fetching the package list of {}", self.suite), self.command("apt-get").args(["-q", "update"]))
+        step(
+            &format!("Fetching the package list of {}", self.suite),
+            self.command("apt-get").args(["-q", "update"]),
+        )
     }
 
     /// The names of the packages that the newest kernel of this suite consists of.
@@ -180,7 +183,8 @@ impl Apt {
         let mut depends = self.command("apt-cache");
         depends.args(["depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts"]);
         depends.args(["--no-breaks", "--no-replaces", "--no-enhances", package]);
-        let said = printed(&mut depends).with_context(|| format!("Debian {} has no {package}", self.suite))?;
+        let said =
+            printed(&mut depends).with_context(|| format!("Debian {} has no {package}", self.suite))?;
         Ok(said.lines().filter(|line| !line.starts_with([' ', '<'])).map(str::to_owned).collect())
     }
 
