@@ -59,9 +59,10 @@ fn drop_packet() -> Effect {
     Effect::Final { verdict: Verdict::Drop, target: "DROP".into() }
 }
 
-/// What could be changed by looking: legacy tables, nft tables, the nft generation, every rule.
+/// What could be changed by looking: legacy tables, nft tables, the nft generation, every rule. The lists of tables
+/// are missing until a module that has them is loaded.
 fn state() -> String {
-    sh("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names; nft list ruleset 2>&1; \
+    sh("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null || true; nft list ruleset 2>&1; \
         iptables-legacy-save; ip6tables-legacy-save")
     .lines()
     .filter(|l| !l.starts_with('#'))

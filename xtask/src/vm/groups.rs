@@ -111,7 +111,7 @@ impl Binaries {
 
     /// What runs a group inside: each binary in its package's folder, all of them whatever becomes of the first.
     pub(super) fn job(&self, group: Group, release: Release, only: &[String]) -> Result<Job> {
-        let mut script = format!("export PATHTRACE_TEST_SLOWNESS={SLOWNESS}\nfailed=0\n");
+        let mut script = format!("export PATHTRACE_TEST_SLOWNESS={SLOWNESS} RUST_BACKTRACE=0\nfailed=0\n");
         let path = |path: PathBuf| quoted(&path.display().to_string());
         script += &format!("export PATHTRACE_BIN={}\n", path(root().join("target/release/pathtrace")));
         let mut arguments = String::new();
