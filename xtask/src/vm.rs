@@ -1,5 +1,7 @@
 //! `vm-test`: other kernels, booted under software emulation, with this machine's files inside.
 
+mod apt;
+mod docker;
 mod groups;
 mod initramfs;
 mod kernels;

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::{
+    docker,
     kernels::Release,
     machine::{Job, quoted},
 };
@@ -29,16 +30,19 @@ pub(crate) enum Group {
     Rules,
     /// tests/scenarios
     Scenarios,
+    /// A real Docker daemon
+    Docker,
 }
 
 impl Group {
-    pub(super) const ALL: [Self; 3] = [Self::Live, Self::Rules, Self::Scenarios];
+    pub(super) const ALL: [Self; 4] = [Self::Live, Self::Rules, Self::Scenarios, Self::Docker];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::Rules => "rules",
             Self::Scenarios => "scenarios",
+            Self::Docker => "docker",
         }
     }
 
@@ -60,13 +64,14 @@ impl Group {
                 ("tracer", "nftrace"),
             ],
             Self::Scenarios => &[("tests", "scenarios")],
+            Self::Docker => &[("tests", "docker")],
         }
     }
 
     /// The most that it may take under emulation, boot included, in seconds.
     pub(super) fn deadline(self) -> u64 {
         match self {
-            Self::Live | Self::Rules => 20 * 60,
+            Self::Live | Self::Rules | Self::Docker => 20 * 60,
             Self::Scenarios => 60 * 60,
         }
     }
@@ -115,6 +120,11 @@ impl Binaries {
         let path = |path: PathBuf| quoted(&path.display().to_string());
         script += &format!("export PATHTRACE_BIN={}\n", path(root().join("target/release/pathtrace")));
         let mut arguments = String::new();
+        if group == Group::Docker {
+            let folders = docker::fetch()?.map(path).join(":");
+            script += &format!("export PATHTRACE_DISPOSABLE_MACHINE=1 PATH={folders}:$PATH\n");
+            arguments += " --ignored --test-threads 1";
+        }
         for word in only {
             arguments += &format!(" {}", quoted(word));
         }
