@@ -2,6 +2,7 @@
 
 use crate::{
     filter::Filter,
+    kprobe::Arguments,
     layout::{KernelLayout, Sizes},
 };
 
@@ -11,6 +12,7 @@ use crate::{
 pub struct Settings {
     pub layout: KernelLayout,
     pub sizes: Sizes,
+    pub arguments: Arguments,
     pub filter: Filter,
     /// Not 0: every namespace is traced; 0: those in the scope map.
     pub all_namespaces: u32,

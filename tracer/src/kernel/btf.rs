@@ -12,6 +12,9 @@ use btf_rs::{Backend, Btf, Struct, Type};
 
 use super::ReadError;
 
+mod signature;
+pub use signature::Parameter;
+
 /// Where the kernel shows its BTF.
 pub const BTF_DIRECTORY: &str = "/sys/kernel/btf";
 

@@ -1,6 +1,7 @@
 //! Facts of the running kernel: types (BTF), symbols, memory, per-CPU offsets, namespaces, hooked functions.
 //! Everything here reads; nothing changes anything.
 
+pub mod arguments;
 mod block;
 pub mod btf;
 mod error;
