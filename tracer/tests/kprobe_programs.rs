@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::programs::{Program, ProgramError};
 use tracer::{
     attach::object,
-    kernel::{KernelTypes, arguments, btf::BTF_DIRECTORY},
+    kernel::{KernelTypes, arguments, btf::BTF_DIRECTORY, tracepoints},
 };
 use tracer_common::{
     filter::Filter,
@@ -20,6 +20,7 @@ fn settings() -> Settings {
         layout: KernelLayout::resolve(|structure, path| types.offset_of(structure, path)),
         sizes: Sizes { tuplehash: types.size_of("nf_conntrack_tuple_hash").unwrap_or(0) },
         arguments: arguments::resolve(&types),
+        freed: tracepoints::freed(&types),
         filter: Filter { active: 1, protocol: 6, ..Filter::default() },
         all_namespaces: 0,
         read_rules: 1,

@@ -28,7 +28,7 @@ pub use self::placement::Namespace;
 use self::{kprobe::Kprobes, netfilter::Programs, readings::Readings};
 use crate::{
     correlate::Forget,
-    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
+    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints},
     plan::{TRACEPOINTS, View},
 };
 
@@ -146,7 +146,12 @@ impl Kernel {
     /// When one is refused without which there is nothing to show.
     pub fn attach_tracepoints(&mut self) -> Result<()> {
         for probe in TRACEPOINTS {
-            match object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint) {
+            let attached = if tracepoints::takes(&self.types, probe.tracepoint, probe.takes) {
+                object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint)
+            } else {
+                Err(anyhow::anyhow!("tracepoint {} hands over other things than expected", probe.tracepoint))
+            };
+            match attached {
                 Ok(()) => self.attached.push(probe.tracepoint),
                 Err(error) if probe.required => return Err(error),
                 Err(_) => self

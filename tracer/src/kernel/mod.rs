@@ -11,6 +11,7 @@ pub mod net;
 pub mod peek;
 pub mod percpu;
 pub mod symbols;
+pub mod tracepoints;
 
 pub use block::Block;
 pub use btf::KernelTypes;

@@ -17,7 +17,7 @@ use crate::{
     config::{ColorChoice, Config, Format, NetnsSpec, Output, ProbeMode, RulesMode, Scope, Stop},
     correlate::Names,
     error::Failure,
-    kernel::{KernelTypes, Symbols, arguments, btf::BTF_DIRECTORY},
+    kernel::{KernelTypes, Symbols, arguments, btf::BTF_DIRECTORY, tracepoints},
 };
 
 const KALLSYMS: &str = "/proc/kallsyms";
@@ -55,6 +55,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
             Mechanism::Links => Arguments::NOTHING,
             Mechanism::Kprobes => arguments::resolve(&types),
         },
+        freed: tracepoints::freed(&types),
         filter: config.filter,
         all_namespaces: u32::from(config.scope == Scope::All),
         read_rules: u32::from(config.rules != RulesMode::Off),

@@ -11,7 +11,9 @@ pub enum Parameter {
     To(String),
     /// `void *`
     Void,
-    /// A number, or a pointer to one.
+    /// An enum of this name.
+    Enum(String),
+    /// Another number, or a pointer to one.
     Other,
 }
 
@@ -60,7 +62,11 @@ fn prototype(btf: &Btf, mut kind: Type) -> Option<FuncProto> {
 }
 
 fn pointee(btf: &Btf, kind: Type) -> Parameter {
-    let Some(Type::Ptr(pointer)) = behind_names(btf, kind) else { return Parameter::Other };
+    let pointer = match behind_names(btf, kind) {
+        Some(Type::Ptr(pointer)) => pointer,
+        Some(Type::Enum(e)) => return btf.resolve_name(&e).map_or(Parameter::Other, Parameter::Enum),
+        _ => return Parameter::Other,
+    };
     match btf.resolve_chained_type(&pointer).ok() {
         // What nothing describes is void.
         None | Some(Type::Void) => Parameter::Void,
