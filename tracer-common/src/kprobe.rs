@@ -36,16 +36,11 @@ pub struct Arguments {
     pub function_private: Position,
     pub function_skb: Position,
     pub function_state: Position,
-    /// `ipt_do_table`, `ip6t_do_table`: table, packet, state.
-    pub table_table: Position,
-    pub table_skb: Position,
-    pub table_state: Position,
     /// `__ip_local_out`, `ip_output` and those of IPv6: namespace and packet.
     pub output_net: Position,
     pub output_skb: Position,
     /// `ip_local_deliver`, `ip6_input`: the packet.
     pub input_skb: Position,
-    pub reserved: u8,
 }
 
 impl Arguments {
@@ -56,13 +51,9 @@ impl Arguments {
         function_private: Position::ABSENT,
         function_skb: Position::ABSENT,
         function_state: Position::ABSENT,
-        table_table: Position::ABSENT,
-        table_skb: Position::ABSENT,
-        table_state: Position::ABSENT,
         output_net: Position::ABSENT,
         output_skb: Position::ABSENT,
         input_skb: Position::ABSENT,
-        reserved: 0,
     };
 }
 

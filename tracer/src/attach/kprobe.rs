@@ -10,7 +10,8 @@ use tracer_common::kprobe::{Arguments, BARE, Place, PlaceKey, Position};
 use super::placement::protocol_family;
 use crate::{
     kernel::{
-        Symbols,
+        KernelTypes, Symbols,
+        arguments::{TableCall, table_call},
         hooks::{HookFunction, HookKind, HookList},
     },
     model::{Family, Hook},
@@ -30,7 +31,7 @@ pub struct Refused(String);
 
 /// The probes that are in place.
 pub struct Kprobes {
-    arguments: Arguments,
+    table_call: Option<TableCall>,
     attached: BTreeSet<Probe>,
     /// What was refused, and why: tried once.
     refused: BTreeMap<Probe, String>,
@@ -55,7 +56,7 @@ impl Kprobes {
             }
         }
         let mut probes = Self {
-            arguments,
+            table_call: None,
             attached: BTreeSet::new(),
             refused: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -81,7 +82,7 @@ impl Kprobes {
         ebpf: &mut Ebpf,
         namespace: (u32, u64),
         hooks: &[(&HookList, &HookPlan)],
-        symbols: &Symbols,
+        (types, symbols): (&KernelTypes, &Symbols),
     ) -> Result<()> {
         let (inode, net) = namespace;
         let mut wanted = BTreeMap::new();
@@ -95,7 +96,7 @@ impl Kprobes {
                 }
             }
             for function in plan.gaps.iter().flat_map(|gap| &gap.functions) {
-                if let Some(probe) = self.probe_of(function, list.family, symbols) {
+                if let Some(probe) = self.probe_of(function, list.family, types, symbols) {
                     self.ensure(ebpf, probe);
                 }
             }
@@ -112,19 +113,30 @@ impl Kprobes {
     }
 
     /// The probe that sees packets before a function.
-    fn probe_of(&mut self, function: &HookFunction, family: Family, symbols: &Symbols) -> Option<Probe> {
+    fn probe_of(
+        &mut self,
+        function: &HookFunction,
+        family: Family,
+        types: &KernelTypes,
+        symbols: &Symbols,
+    ) -> Option<Probe> {
         if let HookKind::XtTable { .. } = function.kind {
             let name = match family {
                 Family::Ipv4 => "ipt_do_table",
                 Family::Ipv6 => "ip6t_do_table",
             };
-            let probe = ("table_function", name.to_owned());
-            if self.arguments.table_table == Position::ABSENT {
-                let why = "this kernel's BTF does not say what it takes".to_owned();
-                self.refused.entry(probe).or_insert(why);
-                return None;
+            if self.table_call.is_none() {
+                self.table_call = table_call(types);
             }
-            return Some(probe);
+            return match self.table_call {
+                Some(TableCall::Hooked) => Some(("hook_function", name.to_owned())),
+                Some(TableCall::Apart) => Some(("table_function", name.to_owned())),
+                None => {
+                    let why = "this kernel's BTF does not say what it takes".to_owned();
+                    self.refused.entry(("hook_function", name.to_owned())).or_insert(why);
+                    None
+                }
+            };
         }
         // A function without a name is looked up again, with newer symbols.
         let (name, offset) = symbols.function_at(function.address)?;

@@ -153,7 +153,7 @@ impl Namespace {
                 TableProbes::Links(programs) => self.links_for(&hooks, &plans, programs)?,
                 TableProbes::Kprobes(kprobes) => {
                     let planned: Vec<_> = hooks.iter().zip(&plans).collect();
-                    kprobes.place(ebpf, (self.inode, self.net), &planned, reader.symbols)?;
+                    kprobes.place(ebpf, (self.inode, self.net), &planned, (reader.types, reader.symbols))?;
                     true
                 }
             };

@@ -2,70 +2,71 @@
 
 use tracer_common::kprobe::{Arguments, Position};
 
-use super::{KernelTypes, btf::Parameter};
-
-/// What they are called where they stand in a list of parameters.
-const SKB: &str = "sk_buff";
-const STATE: &str = "nf_hook_state";
-const TABLE: &str = "xt_table";
-const NET: &str = "net";
+use super::{
+    KernelTypes,
+    btf::{Parameter, position_of},
+};
 
 /// Resolves them from the types of the running kernel; what it does not describe is absent.
 #[must_use]
 pub fn resolve(types: &KernelTypes) -> Arguments {
-    let at = |function: &str, structure: &str| position(types.position_of(function, structure));
-    let (table_table, table_skb, table_state) = table_function(types);
+    let of = |function| Signature(types.parameters(function, &[]).unwrap_or_default());
+    let (slow, function) = (of("nf_hook_slow"), of("nf_hookfn"));
+    let (output, input) = (of("__ip_local_out"), of("ip_local_deliver"));
     Arguments {
-        slow_skb: at("nf_hook_slow", SKB),
-        slow_state: at("nf_hook_slow", STATE),
-        function_private: void(types, "nf_hookfn"),
-        function_skb: at("nf_hookfn", SKB),
-        function_state: at("nf_hookfn", STATE),
-        table_table,
-        table_skb,
-        table_state,
-        output_net: at("__ip_local_out", NET),
-        output_skb: at("__ip_local_out", SKB),
-        input_skb: at("ip_local_deliver", SKB),
-        reserved: 0,
+        slow_skb: slow.to("sk_buff"),
+        slow_state: slow.to("nf_hook_state"),
+        function_private: function.void(),
+        function_skb: function.to("sk_buff"),
+        function_state: function.to("nf_hook_state"),
+        output_net: output.to("net"),
+        output_skb: output.to("sk_buff"),
+        input_skb: input.to("sk_buff"),
     }
 }
 
-/// `ipt_do_table`, with its table as the private pointer of an `nf_hookfn` or as an argument of its own.
-fn table_function(types: &KernelTypes) -> (Position, Position, Position) {
-    let of = |function: &str| {
-        let table = match position(types.position_of(function, TABLE)) {
-            Position::ABSENT => void(types, function),
-            known => known,
-        };
-        let at = |structure| position(types.position_of(function, structure));
-        (table, at(SKB), at(STATE))
+/// The parameters of a function; none where nothing describes it.
+struct Signature(Vec<Parameter>);
+
+impl Signature {
+    /// The pointer to a structure.
+    fn to(&self, structure: &str) -> Position {
+        self.at(&Parameter::To(structure.to_owned()))
+    }
+
+    fn void(&self) -> Position {
+        self.at(&Parameter::Void)
+    }
+
+    fn at(&self, wanted: &Parameter) -> Position {
+        position_of(&self.0, wanted).and_then(Position::new).unwrap_or(Position::ABSENT)
+    }
+}
+
+/// How `ipt_do_table` and `ip6t_do_table` are given their table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableCall {
+    /// They are hooked functions (`nf_hookfn`), the table their private pointer: from 5.16.
+    Hooked,
+    /// `(struct sk_buff *skb, const struct nf_hook_state *state, struct xt_table *table)`
+    /// (include/linux/netfilter_ipv4/ip_tables.h).
+    Apart,
+}
+
+/// How the running kernel calls them; `None` where it does not say. To be asked when they are there: their modules may
+/// be loaded late.
+#[must_use]
+pub fn table_call(types: &KernelTypes) -> Option<TableCall> {
+    let described = ["ipt_do_table", "ip6t_do_table"]
+        .iter()
+        .find_map(|function| types.parameters(function, &["ip_tables", "ip6_tables"]));
+    let Some(parameters) = described else {
+        // No BTF of modules. As long as `struct net` holds the tables (before 5.13), they are handed over apart.
+        return types.offset_of("net", "ipv4.iptable_filter").map(|_| TableCall::Apart);
     };
-    let found = of("ipt_do_table");
-    if found.1 != Position::ABSENT {
-        return found;
+    if Some(&parameters) == types.parameters("nf_hookfn", &[]).as_ref() {
+        return Some(TableCall::Hooked);
     }
-    let found = of("ip6t_do_table");
-    if found.1 != Position::ABSENT {
-        return found;
-    }
-    // No BTF of the module. As long as `struct net` holds the tables (before 5.13), they were handed over as
-    // `(struct sk_buff *skb, const struct nf_hook_state *state, struct xt_table *table)`,
-    // include/linux/netfilter_ipv4/ip_tables.h.
-    if types.offset_of(NET, "ipv4.iptable_filter").is_some() {
-        return (position(Some(2)), position(Some(0)), position(Some(1)));
-    }
-    found
-}
-
-/// The only `void *`.
-fn void(types: &KernelTypes, function: &str) -> Position {
-    let parameters = types.parameters(function).unwrap_or_default();
-    let mut found = parameters.iter().enumerate().filter(|(_, parameter)| **parameter == Parameter::Void);
-    let first = found.next().map(|(position, _)| position);
-    if found.next().is_some() { Position::ABSENT } else { position(first) }
-}
-
-fn position(found: Option<usize>) -> Position {
-    found.and_then(Position::new).unwrap_or(Position::ABSENT)
+    let apart = ["sk_buff", "nf_hook_state", "xt_table"].map(|name| Parameter::To(name.to_owned()));
+    (parameters == apart).then_some(TableCall::Apart)
 }

@@ -7,7 +7,7 @@ use super::{KernelTypes, btf::Parameter};
 /// What a tracepoint hands over; `None` where this kernel does not describe it.
 #[must_use]
 pub fn arguments(types: &KernelTypes, name: &str) -> Option<Vec<Parameter>> {
-    let mut parameters = types.parameters(&format!("btf_trace_{name}"))?;
+    let mut parameters = types.parameters(&format!("btf_trace_{name}"), &[])?;
     // The first is what the probe was registered with.
     (!parameters.is_empty()).then(|| parameters.split_off(1))
 }

@@ -119,14 +119,14 @@ pub(crate) fn hook_function(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// `ipt_do_table`, `ip6t_do_table`: `nf_hookfn` from 5.16, `(skb, state, table)` before.
+/// `unsigned int ipt_do_table(struct sk_buff *skb, const struct nf_hook_state *state, struct xt_table *table)` and
+/// `ip6t_do_table`, before 5.16 (later ones are hooked functions).
 #[kprobe]
 pub(crate) fn table_function(ctx: ProbeContext) -> u32 {
     let registers = Registers::read(&ctx);
-    let state = registers.at(position!(table_state));
-    let table = registers.at(position!(table_table));
+    let [skb, state, table, _] = registers.0;
     if let Some(place) = place_of(&mut Reader::new(), state, table) {
-        enter(registers.at(position!(table_skb)), state, place);
+        enter(skb, state, place);
     }
     0
 }

@@ -1,6 +1,8 @@
 //! What the functions of the running kernel take.
 
-use btf_rs::{Btf, FuncProto, Type};
+use std::sync::PoisonError;
+
+use btf_rs::{Btf, BtfSection, FuncProto, Type};
 
 use super::{KernelTypes, MAX_DEPTH, behind_names};
 
@@ -19,33 +21,35 @@ pub enum Parameter {
 
 impl KernelTypes {
     /// The parameters of a function, or of a function type (a typedef, `nf_hookfn` say, or `btf_trace_kfree_skb`,
-    /// which is a pointer to one). `None` where this kernel describes nothing of that name.
+    /// which is a pointer to one): of the kernel proper, else of the first of `modules` that is loaded and has it.
+    /// `None` where nothing of that name is described. Other modules are not looked at: there may be a hundred.
     #[must_use]
-    pub fn parameters(&self, name: &str) -> Option<Vec<Parameter>> {
-        self.search(name, |btf, found| match found {
-            Type::Func(_) | Type::Typedef(_) => {
-                let prototype = prototype(btf, found.clone())?;
-                prototype
-                    .parameters
-                    .iter()
-                    .map(|parameter| Some(pointee(btf, btf.resolve_chained_type(parameter).ok()?)))
-                    .collect()
-            }
-            _ => None,
+    pub fn parameters(&self, name: &str, modules: &[&str]) -> Option<Vec<Parameter>> {
+        self.described(&self.vmlinux, self.vmlinux.base(), name).or_else(|| {
+            let directory = &self.modules.lock().unwrap_or_else(PoisonError::into_inner).directory;
+            modules.iter().find_map(|module| {
+                let module = Btf::from_split_file(directory.join(module), &self.vmlinux).ok()?;
+                self.described(&module, module.split()?, name)
+            })
         })
     }
 
-    /// The position of the only parameter that points to `structure`.
-    #[must_use]
-    pub fn position_of(&self, function: &str, structure: &str) -> Option<usize> {
-        let parameters = self.parameters(function)?;
-        let mut found = parameters
-            .iter()
-            .enumerate()
-            .filter(|(_, parameter)| matches!(parameter, Parameter::To(name) if name == structure));
-        let (position, _) = found.next()?;
-        found.next().is_none().then_some(position)
+    fn described(&self, btf: &Btf, section: &BtfSection, name: &str) -> Option<Vec<Parameter>> {
+        let ids = section.resolve_ids_by_name(name).ok()?;
+        ids.into_iter().find_map(|id| {
+            let prototype = prototype(btf, btf.resolve_type_by_id(id).ok()?)?;
+            let one = |parameter| Some(pointee(btf, btf.resolve_chained_type(parameter).ok()?));
+            prototype.parameters.iter().map(one).collect()
+        })
     }
+}
+
+/// The position of the only parameter that is `wanted`.
+#[must_use]
+pub fn position_of(parameters: &[Parameter], wanted: &Parameter) -> Option<usize> {
+    let mut found = parameters.iter().enumerate().filter(|(_, parameter)| *parameter == wanted);
+    let (position, _) = found.next()?;
+    found.next().is_none().then_some(position)
 }
 
 fn prototype(btf: &Btf, mut kind: Type) -> Option<FuncProto> {
