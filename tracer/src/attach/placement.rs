@@ -14,6 +14,7 @@ use aya::{Ebpf, maps::HashMap as BpfHashMap};
 use tracer_common::settings::{Gap as RawGap, GapKey, MAX_TABLES, Table};
 
 use super::{
+    TableProbes,
     netfilter::{Place, PlaceError, Programs},
     readings::Readings,
 };
@@ -23,7 +24,7 @@ use crate::{
         in_netns, monotonic,
     },
     model::{Family, Hook, TableFamily},
-    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook, unbounded},
+    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_functions, plan_hook, unbounded},
     rules::{
         index::{ChainRef, TableIndex},
         late::{LateTexts, Printed},
@@ -141,7 +142,7 @@ impl Namespace {
     pub(super) fn place(
         &mut self,
         reader: &RulesetReader<'_>,
-        programs: &mut Programs,
+        probes: &mut TableProbes,
         readings: &mut Readings,
         ebpf: &mut Ebpf,
         view: &mut View,
@@ -151,7 +152,11 @@ impl Namespace {
             self.own_chains = self.take_own(&mut tables);
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
-            let plans: Vec<HookPlan> = hooks.iter().map(plan_hook).collect();
+            let plan = match probes {
+                TableProbes::Links(_) => plan_hook,
+                TableProbes::Kprobes(_) => plan_functions,
+            };
+            let plans: Vec<HookPlan> = hooks.iter().map(plan).collect();
             let texts = Arc::new(LateTexts::default());
             let by_address = by_address(&tables);
             let mut tables_of: HashMap<u64, Table> = HashMap::new();
@@ -160,7 +165,15 @@ impl Namespace {
                     GapWriter { netns: self.inode, list, plan, by_address: &by_address, texts: &texts, view };
                 writer.write(readings, ebpf, &mut tables_of)?;
             }
-            if self.links_for(&hooks, &plans, programs)? {
+            let placed = match probes {
+                TableProbes::Links(programs) => self.links_for(&hooks, &plans, programs)?,
+                TableProbes::Kprobes(kprobes) => {
+                    let planned: Vec<_> = hooks.iter().zip(&plans).collect();
+                    kprobes.place(ebpf, (self.inode, self.net), &planned, (reader.types, reader.symbols))?;
+                    true
+                }
+            };
+            if placed {
                 self.unbounded = hooks.iter().zip(&plans).flat_map(unbounded).collect();
                 self.contents = contents;
                 self.read_texts(&tables, &texts);
@@ -257,7 +270,7 @@ impl Namespace {
 }
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`
-fn protocol_family(family: Family) -> u8 {
+pub(super) fn protocol_family(family: Family) -> u8 {
     match family {
         Family::Ipv4 => 2,
         Family::Ipv6 => 10,
@@ -352,8 +365,8 @@ fn judging(function: &HookFunction) -> Vec<Judging> {
     match &function.kind {
         HookKind::XtTable { table } => vec![one(Some(*table), false)],
         HookKind::NftChain { chain } => vec![one(Some(*chain), false)],
-        HookKind::Nat { chains } if chains.is_empty() => vec![one(None, true)],
-        HookKind::Nat { chains } => chains
+        HookKind::Nat { chains, .. } if chains.is_empty() => vec![one(None, true)],
+        HookKind::Nat { chains, .. } => chains
             .iter()
             .map(|chain| match chain.kind {
                 HookKind::XtTable { table: address } | HookKind::NftChain { chain: address } => {

@@ -137,11 +137,12 @@ impl<'c> Trace<'c> {
             self.render.name_netns(namespace.inode, &namespace.name);
         }
         let (attached, missing) = self.kernel.attached();
-        let mut probes: Vec<String> = vec!["netfilter".to_owned()];
+        let mut probes: Vec<String> = vec![self.kernel.mechanism().name().to_owned()];
         probes.extend(attached.iter().map(|name| (*name).to_owned()));
         let mut missing = missing.to_vec();
         missing.extend(problems);
         missing.extend(self.new_unbounded());
+        missing.extend(self.kernel.mechanism().problems());
         missing.extend(absent.into_iter().map(|member| format!("{member}: this kernel does not have it")));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),
