@@ -127,8 +127,12 @@ pub(crate) fn open(journey: u64, key: &GapKey) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
-    // SAFETY: null or a live structure, which the verifier checks for each caller.
-    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    if key.is_null() {
+        return 0;
+    }
+    // Before 6.2 the verifier takes a key for a map only from a program's own stack.
+    // SAFETY: a live structure, which the verifier checks for each caller.
+    let key = &unsafe { key.read_volatile() };
     // SAFETY: written before the program was loaded, read-only since.
     if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
         return 0;

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use tracer_common::{
     counters::{COUNTERS as COUNTER_COUNT, Counter},
+    kprobe::{MAX_PLACES, Place, PlaceKey},
     records::RuleHits,
     settings::{Gap, GapKey, MAX_COUNTERS, MAX_SNAPSHOT, Settings},
     tuple::Tuple,
@@ -90,6 +91,14 @@ pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(
 /// See `counters`.
 pub(crate) const READING_SLOTS: u32 = 2;
 
+/// What the kprobe programs do at which function.
+#[map]
+pub(crate) static PLACES: HashMap<PlaceKey, Place> = HashMap::with_max_entries(MAX_PLACES, 0);
+
+/// Calls of `nf_hook_slow` under way, by the stack pointer at their beginning.
+#[map]
+pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(4096, 0);
+
 /// Room to put a [`RuleHits`] together.
 #[map]
 pub(crate) static HITS: PerCpuArray<RuleHits> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
@@ -120,6 +129,15 @@ pub(crate) struct Hand {
     pub(crate) buffer: u64,
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
+}
+
+/// A call of `nf_hook_slow`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) skb: u64,
+    /// Lies in the caller's frame, and so is there when the call returns.
+    pub(crate) state: u64,
 }
 
 /// A tuple in a namespace.

@@ -17,10 +17,11 @@ mod tests;
 
 use std::collections::HashMap;
 
-pub use draft::{Draft, DraftStage, DraftTable, TimedStage};
+pub use draft::{Draft, DraftStage, DraftTable, Looks, TimedStage};
 pub use names::Names;
 
 use self::{
+    answer::SentError,
     copies::Copies,
     flows::Flows,
     fragments::Datagrams,
@@ -65,6 +66,8 @@ pub struct Correlator {
     loss: Option<(u64, u64)>,
     /// The journey last seen on each CPU: what the kernel sends from there next may be its answer.
     last_on_cpu: HashMap<u32, u64>,
+    /// The ICMP error last sent from each CPU, of which it is not known yet what it is about.
+    errors_on_cpu: HashMap<u32, SentError>,
 }
 
 impl Correlator {
@@ -80,6 +83,7 @@ impl Correlator {
             copies: Copies::default(),
             loss: None,
             last_on_cpu: HashMap::new(),
+            errors_on_cpu: HashMap::new(),
         }
     }
 
@@ -93,7 +97,7 @@ impl Correlator {
                 // This record comes before the first sight of its journey.
                 let open = self.open.entry(journey).or_insert_with(|| Open::waiting_since(tuples.time));
                 open.matched |= matched;
-                open.tuples = Some(tuples);
+                open.connection(tuples);
             }
             Event::Hits(hits) => self.with(journey, |open| open.hits.push(hits)),
             Event::Route(route) => self.with(journey, |open| open.routes.push(route)),
@@ -141,6 +145,9 @@ impl Correlator {
         self.last_on_cpu.insert(sight.raw.head.cpu, journey);
         self.put_together(journey, sight);
         let open = self.open.entry(journey).or_default();
+        if matches!(sight.kind, SightKind::Drop { .. }) {
+            open.answered_by(self.errors_on_cpu.get(&sight.raw.head.cpu));
+        }
         open.see(sight, &self.filter);
         if open.pass(sight, &self.view, &self.names)
             && let Some(open) = self.open.remove(&journey)

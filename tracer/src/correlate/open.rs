@@ -68,7 +68,9 @@ pub(super) struct Open {
     pub(super) gap: Option<InGap>,
     pub(super) hits: Vec<HitsEvent>,
     pub(super) routes: Vec<RouteEvent>,
-    pub(super) tuples: Option<TuplesEvent>,
+    /// The connections it belonged to, one after the other: each namespace has its own, and a tunnel's is not that
+    /// of what it carries.
+    pub(super) connections: Vec<TuplesEvent>,
     pub(super) conntrack: u64,
     pub(super) conntrack_info: Option<u8>,
     pub(super) conntrack_mark: u32,
@@ -112,6 +114,14 @@ impl Open {
     pub(super) fn wait(&mut self, waiting: Waiting, now: u64) {
         self.waiting = waiting;
         self.deadline = now.saturating_add(waiting.nanoseconds());
+    }
+
+    /// What is known of a connection, the last if it has not been seen before.
+    pub(super) fn connection(&mut self, tuples: TuplesEvent) {
+        match self.connections.last_mut() {
+            Some(last) if last.conntrack == tuples.conntrack => *last = tuples,
+            _ => self.connections.push(tuples),
+        }
     }
 
     pub(super) fn push(&mut self, stage: DraftStage) {

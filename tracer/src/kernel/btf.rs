@@ -3,14 +3,20 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 use btf_rs::{Backend, Btf, Struct, Type};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::ReadError;
+
+mod signature;
+pub use signature::{Parameter, position_of};
 
 /// Where the kernel shows its BTF.
 pub const BTF_DIRECTORY: &str = "/sys/kernel/btf";
@@ -92,10 +98,9 @@ impl KernelTypes {
     /// # Errors
     /// [`ReadError::Bpf`] where the kernel was built without BTF or it cannot be parsed.
     pub fn open(directory: &Path) -> Result<Self, ReadError> {
-        // Parsing all of it up front takes ten times as long as every look-up that this program does.
-        let vmlinux = Btf::from_file_with_backend(directory.join("vmlinux"), Backend::Mmap).map_err(
-            ReadError::bpf("kernel types (/sys/kernel/btf/vmlinux; needs CONFIG_DEBUG_INFO_BTF=y)"),
-        )?;
+        let vmlinux = mapped(&directory.join("vmlinux")).map_err(ReadError::bpf(
+            "kernel types (/sys/kernel/btf/vmlinux; needs CONFIG_DEBUG_INFO_BTF=y)",
+        ))?;
         let modules = Modules { directory: directory.to_owned(), seen: HashSet::new(), read: Vec::new() };
         Ok(Self { vmlinux, modules: Mutex::new(modules), known: Mutex::default() })
     }
@@ -215,6 +220,17 @@ impl KernelTypes {
             found.extend(ids(&modules.read[index], Some(index), name));
         }
     }
+}
+
+/// Parsing all of it up front takes ten times as long as every look-up that this program does, so it is mapped; where
+/// the kernel's file cannot be (before 6.16), a copy in memory is.
+fn mapped(file: &Path) -> Result<Btf, btf_rs::Error> {
+    Btf::from_file_with_backend(file, Backend::Mmap).or_else(|_| {
+        let copy = memfd_create(c"btf", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from)?;
+        let copy = File::from(copy);
+        io::copy(&mut File::open(file)?, &mut &copy)?;
+        Btf::from_file_with_backend(format!("/proc/self/fd/{}", copy.as_raw_fd()), Backend::Mmap)
+    })
 }
 
 struct FoundMember {

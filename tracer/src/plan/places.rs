@@ -33,7 +33,7 @@ pub struct HookPlan {
 #[must_use]
 pub fn plan_hook(list: &HookList) -> HookPlan {
     let functions: Vec<&HookFunction> = list.functions.iter().collect();
-    let conntrack = functions.iter().find(|f| is_conntrack(f)).map(|f| f.priority);
+    let conntrack = conntrack(list);
     let mut gaps: Vec<GapPlan> = Vec::new();
     let mut previous: Option<i32> = None;
     let mut unbounded = Vec::new();
@@ -82,8 +82,13 @@ pub fn unbounded((list, plan): (&HookList, &HookPlan)) -> Vec<String> {
     plan.unbounded.iter().map(say).collect()
 }
 
+/// Priority of connection tracking at a hook.
+pub(super) fn conntrack(list: &HookList) -> Option<i32> {
+    list.functions.iter().find(|f| is_conntrack(f)).map(|f| f.priority)
+}
+
 /// Whether a function judges packets by a ruleset, or rewrites them.
-fn judges(function: &HookFunction) -> bool {
+pub(super) fn judges(function: &HookFunction) -> bool {
     matches!(function.kind, HookKind::XtTable { .. } | HookKind::NftChain { .. } | HookKind::Nat { .. })
 }
 
@@ -120,7 +125,7 @@ fn free_from(priority: i32, functions: &[&HookFunction]) -> Option<i32> {
 }
 
 /// Where the only probe stands when no table is hooked: behind what conntrack and NAT would do there.
-fn default_priority(hook: Hook) -> i32 {
+pub(super) fn default_priority(hook: Hook) -> i32 {
     match hook {
         Hook::Output => -199,
         Hook::Prerouting => -99,
@@ -130,7 +135,7 @@ fn default_priority(hook: Hook) -> i32 {
 }
 
 /// The first probe of OUTPUT decides about local packets; the first behind conntrack looks at connections.
-fn assign_roles(hook: Hook, conntrack: Option<i32>, gaps: &mut [GapPlan]) {
+pub(super) fn assign_roles(hook: Hook, conntrack: Option<i32>, gaps: &mut [GapPlan]) {
     if hook == Hook::Output
         && let Some(first) = gaps.first_mut()
     {

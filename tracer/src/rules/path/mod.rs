@@ -8,6 +8,7 @@
 //! What "explains" means: if the counters themselves are wrong in a way that still forms a legal walk, that walk is
 //! found. The record's flags are there to say that the counters are not to be trusted.
 
+mod reach;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use tracer_common::records::{
 };
 
 use self::search::{Outcome, Search};
-use super::index::{ChainRef, TableIndex};
+use super::index::{ChainRef, Effect, TableIndex};
 use crate::model::{DecidedBy, Hook, Verdict};
 
 /// A rule that the packet matched.
@@ -42,6 +43,8 @@ pub enum Decision {
 pub enum Fate {
     /// It turned up behind the table.
     Passed,
+    /// It turned up behind this NAT table, and nothing but this table can have rewritten it: a rule did.
+    Translated,
     /// It was freed inside the table.
     Dropped,
     Unknown,
@@ -50,21 +53,38 @@ pub enum Fate {
 impl Fate {
     /// Whether a walk with this end can have had this fate. A queued packet may come back; a stolen one is freed by
     /// its thief. A repeated one is walked again, which no single walk explains.
-    fn allows(self, verdict: Verdict) -> bool {
+    pub(crate) fn allows(self, verdict: Verdict) -> bool {
         match self {
+            Self::Translated => verdict == Verdict::Accept,
             Self::Passed => matches!(verdict, Verdict::Accept | Verdict::Queue),
             Self::Dropped => !matches!(verdict, Verdict::Accept | Verdict::Repeat),
             Self::Unknown => verdict != Verdict::Repeat,
         }
     }
 
+    /// Whether a walk that ended so explains it.
+    fn explained_by(self, index: &TableIndex, decision: Decision, verdict: Verdict) -> bool {
+        self.allows(verdict) && (self != Self::Translated || translates(index, decision))
+    }
+
     /// What is known of the verdict without any rule.
     fn verdict(self) -> Option<Verdict> {
         match self {
-            Self::Passed => Some(Verdict::Accept),
+            Self::Passed | Self::Translated => Some(Verdict::Accept),
             Self::Dropped => Some(Verdict::Drop),
             Self::Unknown => None,
         }
+    }
+}
+
+/// Whether what decided can have rewritten the packet. What accepts it plainly leaves it as it is.
+fn translates(index: &TableIndex, decision: Decision) -> bool {
+    match decision {
+        Decision::Policy => false,
+        Decision::Rule(step) => match &index.chains[step.chain.0].rules[step.rule].effect {
+            Effect::Final { target, .. } => !target.eq_ignore_ascii_case("accept"),
+            _ => true,
+        },
     }
 }
 
@@ -171,6 +191,34 @@ pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate:
         walk.inexact = Some(Inexact::Interleaved);
     }
     walk
+}
+
+/// Whether a complete walk through `index` moves these counters, which were read as for [`solve`]. More may have
+/// moved where other packets passed.
+#[must_use]
+pub fn agrees(index: &TableIndex, steps: &[Step], hits: &[Hit], flags: u32) -> bool {
+    if worthless(flags).is_some() {
+        return false;
+    }
+    let moved =
+        |counter: usize| hits.iter().find(|hit| hit.rule as usize == counter).map_or(0, |hit| hit.packets);
+    let others = flags & HITS_INTERLEAVED != 0 || partial(flags).is_some();
+    let rules = index.chains.iter().enumerate().flat_map(|(chain, c)| {
+        c.rules.iter().enumerate().map(move |(rule, r)| (Step { chain: ChainRef(chain), rule }, r))
+    });
+    let mut expected = vec![(0, true); index.counters.len()];
+    for (step, rule) in rules {
+        let Some(slot) = rule.counter.and_then(|c| Some((expected.get_mut(c.index)?, c.proves_match))) else {
+            continue;
+        };
+        let ((times, proven), proves) = slot;
+        *times += steps.iter().filter(|known| **known == step).count();
+        *proven &= proves;
+    }
+    (0..).zip(expected).all(|(counter, (times, proven))| {
+        let moved = moved(counter) as usize;
+        if others || !proven { moved >= times || partial(flags).is_some() } else { moved == times }
+    })
 }
 
 /// Flags that leave nothing to conclude from.

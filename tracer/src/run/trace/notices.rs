@@ -2,9 +2,10 @@
 
 use tracer_common::counters::Counter;
 
-use super::{Trace, setup};
+use super::Trace;
 use crate::{
     error::Failure,
+    kernel::monotonic,
     model::{Line, Notice, NoticeLevel},
 };
 
@@ -17,7 +18,7 @@ pub(super) struct Loss {
 impl Loss {
     /// None so far.
     pub(super) fn none() -> Self {
-        Self { count: 0, looked: setup::monotonic() }
+        Self { count: 0, looked: monotonic() }
     }
 }
 

@@ -102,6 +102,29 @@ fn fate_contradicts_the_walk() {
 }
 
 #[test]
+fn a_translation_is_a_rule_s_work() {
+    let mut t = table("PREROUTING accept!: nat~");
+    t.chains[0].rules[0].effect = Effect::Final { verdict: Verdict::Accept, target: "nat".into() };
+    let plain = solve_first(&t, "PREROUTING#1", Fate::Passed);
+    assert_eq!(plain.inexact, Some(Inexact::SeveralWalks), "the map behind the counter may hold nothing");
+    let translated = solve_first(&t, "PREROUTING#1", Fate::Translated);
+    assert!(translated.is_exact());
+    assert_eq!(names(&t, &translated.steps), "PREROUTING#1");
+}
+
+#[test]
+fn a_verdict_map_does_only_what_it_holds() {
+    let after = |map: &str| {
+        let t = table(&format!("FORWARD drop!: {map}?, jump OK\nOK!: accept"));
+        let walk = solve_first(&t, "FORWARD#2 OK#1", Fate::Passed);
+        (names(&t, &walk.steps), walk.is_exact())
+    };
+    assert_eq!(after("vmap"), ("FORWARD#2 OK#1".into(), false), "it may have gone there itself");
+    assert_eq!(after("of accept|drop"), ("FORWARD#2 OK#1".into(), true));
+    assert_eq!(after("of accept|continue"), ("FORWARD#2 OK#1".into(), false), "no trace of a match");
+}
+
+#[test]
 fn nothing_moved_in_a_legacy_table_is_no_walk() {
     let t = table("INPUT accept: drop");
     assert_eq!(solve_first(&t, "", Fate::Passed).inexact, Some(Inexact::NoWalk));

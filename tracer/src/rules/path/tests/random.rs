@@ -69,12 +69,20 @@ fn random_rule(dice: &mut Dice, style: Style, later: std::ops::Range<usize>) -> 
             format!("{} U{to}", if dice.one_in(4) { "goto" } else { "jump" })
         }
         4 => "return".into(),
-        5 if style.unknown => "vmap".into(),
+        5 if style.unknown && dice.one_in(2) => "vmap".into(),
+        5 if style.unknown => match later.clone().next() {
+            Some(to) => format!("of accept|drop|jump U{to}|goto U{to}"),
+            None => "of accept|return".into(),
+        },
         6 => dice.pick(&["accept", "drop", "reject"]).into(),
         _ => "log".into(),
     };
     if !style.counted {
-        rule += dice.pick(if rule == "vmap" { &["", "?", "~"] } else { &["", "", "?", "~", "!"] });
+        rule += dice.pick(if rule == "vmap" || rule.starts_with("of ") {
+            &["", "?", "~"]
+        } else {
+            &["", "", "?", "~", "!"]
+        });
     }
     rule
 }
@@ -89,7 +97,10 @@ fn random_sight(dice: &mut Dice, index: &TableIndex, step: Step) -> Sight {
         0..2 => Sight::Fails,
         2 if late => Sight::FailsLate,
         _ if matches!(rule.effect, Effect::Unknown { .. }) => Sight::Does(random_effect(dice, index, step)),
-        _ => Sight::Matches,
+        _ => match &rule.effect {
+            Effect::OneOf { effects, .. } => Sight::Does(effects[dice.below(effects.len())].clone()),
+            _ => Sight::Matches,
+        },
     }
 }
 
