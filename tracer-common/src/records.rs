@@ -187,6 +187,9 @@ pub const HITS_UNREADABLE: u32 = 16;
 pub const HITS_OVERWRITTEN: u32 = 32;
 /// [`RuleHits::flags`]: read when the packet died, not at the next probe.
 pub const HITS_AT_DROP: u32 = 64;
+/// [`RuleHits::flags`]: at OUTPUT or POSTROUTING, the task on this CPU was the same and never switched out between
+/// the readings (`nvcsw`, `nivcsw` of `struct task_struct`): whatever else passed here began and ended in between.
+pub const HITS_UNSWITCHED: u32 = 128;
 
 /// One rule whose counter moved.
 #[repr(C)]

@@ -16,10 +16,11 @@ mod tests;
 use std::fmt;
 
 use tracer_common::records::{
-    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit,
+    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE,
+    HITS_UNSWITCHED, Hit,
 };
 
-use self::search::{Outcome, Search};
+use self::search::{Others, Outcome, Search};
 use super::index::{ChainRef, Effect, TableIndex};
 use crate::model::{DecidedBy, Hook, Verdict};
 
@@ -167,10 +168,12 @@ impl fmt::Display for Inexact {
 /// `hits` must come from a reading of all counters of the table, the chains of other hooks included. `base` must be a
 /// base chain of `index`; any other chain gives [`Inexact::NoWalk`].
 ///
-/// A reading during which other packets passed is used only at hooks that run with bottom halves off
-/// (`netif_receive_skb`: all but OUTPUT and POSTROUTING). There nothing but what the packet itself set off, such as
-/// the answer of a REJECT or a copy made by TEE, can pass on the same CPU, and it passes OUTPUT and POSTROUTING
-/// whole. The walk is exact if it is the same however the counters are shared out between the packet and those.
+/// Other packets may pass between the readings. At hooks that run with bottom halves off (`netif_receive_skb`: all but
+/// OUTPUT and POSTROUTING) those are what the packet itself set off, such as the answer of a REJECT or a copy made by
+/// TEE, which passes OUTPUT and POSTROUTING whole. At OUTPUT and POSTROUTING a packet that comes in may interrupt as
+/// well, and passes whole; but the task may also be switched out, and the packet be judged on another CPU: such a
+/// reading is used only with [`HITS_UNSWITCHED`]. The walk is exact if it is the same however the counters are shared
+/// out between the packet and the others.
 #[must_use]
 pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate: Fate) -> Walk {
     if let Some(reason) = worthless(flags) {
@@ -184,10 +187,15 @@ pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate:
         let steps = if interleaved { Vec::new() } else { proven(index, hits) };
         return Walk { steps, ..Walk::unknown(fate, reason) };
     }
-    let nested = interleaved && !matches!(hook, Hook::Output | Hook::Postrouting | Hook::Egress);
-    let outcome = Search::new(index, hits, fate, nested).run(base);
+    let others = match hook {
+        _ if !interleaved => Others::None,
+        Hook::Output | Hook::Postrouting | Hook::Egress if flags & HITS_UNSWITCHED == 0 => Others::None,
+        Hook::Output | Hook::Postrouting | Hook::Egress => Others::Any,
+        _ => Others::Leaving,
+    };
+    let outcome = Search::new(index, hits, fate, others).run(base);
     let mut walk = judge(index, hits, fate, outcome, interleaved);
-    if interleaved && !nested {
+    if interleaved && others == Others::None {
         walk.inexact = Some(Inexact::Interleaved);
     }
     walk

@@ -20,6 +20,12 @@ pub(super) fn leaving(index: &TableIndex) -> Vec<ChainRef> {
     numbered.filter(|(_, c)| c.base.as_ref().is_some_and(leaves)).map(|(n, _)| ChainRef(n)).collect()
 }
 
+/// All base chains.
+pub(super) fn bases(index: &TableIndex) -> Vec<ChainRef> {
+    let numbered = index.chains.iter().enumerate();
+    numbered.filter(|(_, chain)| chain.base.is_some()).map(|(number, _)| ChainRef(number)).collect()
+}
+
 /// For each chain, whether a walk from one of `bases` can come to it.
 pub(super) fn reachable(index: &TableIndex, bases: &[ChainRef]) -> Vec<bool> {
     let mut seen = vec![false; index.chains.len()];

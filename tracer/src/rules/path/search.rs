@@ -5,7 +5,7 @@ use tracer_common::records::Hit;
 
 use super::{
     Decision, Fate, Step,
-    reach::{entered, leaving, reachable},
+    reach::{bases, entered, leaving, reachable},
 };
 use crate::{
     model::Verdict,
@@ -31,6 +31,16 @@ impl Candidate {
     fn looks_like(&self, other: &Self) -> bool {
         (&self.steps, self.decision, self.verdict) == (&other.steps, other.decision, other.verdict)
     }
+}
+
+/// Which chains packets that passed meanwhile may have walked, each of them whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    None,
+    /// The table's OUTPUT and POSTROUTING.
+    Leaving,
+    /// Any of its base chains.
+    Any,
 }
 
 pub(super) struct Outcome {
@@ -137,12 +147,15 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// With `nested`, other packets may have passed the table's OUTPUT and POSTROUTING chains in between.
-    pub(super) fn new(index: &'a TableIndex, hits: &[Hit], fate: Fate, nested: bool) -> Self {
+    pub(super) fn new(index: &'a TableIndex, hits: &[Hit], fate: Fate, others: Others) -> Self {
         let mut sorted: Vec<(usize, u32)> =
             hits.iter().filter(|h| h.packets > 0).map(|h| (h.rule as usize, h.packets)).collect();
         sorted.sort_unstable();
-        let others = if nested { leaving(index) } else { Vec::new() };
+        let others = match others {
+            Others::None => Vec::new(),
+            Others::Leaving => leaving(index),
+            Others::Any => bases(index),
+        };
         let mut search = Self {
             index,
             fate,

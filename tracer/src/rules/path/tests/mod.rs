@@ -4,7 +4,8 @@ mod lab;
 mod random;
 
 use tracer_common::records::{
-    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit,
+    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE,
+    HITS_UNSWITCHED, Hit,
 };
 
 use self::lab::{names, table};
@@ -236,6 +237,23 @@ fn the_answer_of_a_reject_is_told_apart() {
     assert!(walk.is_exact());
     let alone = solve(&t, ChainRef(0), &reading, 0, Fate::Dropped);
     assert_eq!(alone.inexact, Some(Inexact::NoWalk), "without the flag every counter must be its own");
+}
+
+/// At OUTPUT the answer walks the very chain that rejects; whether it does so whole is known only of a task that was
+/// not switched out.
+#[test]
+fn the_answer_of_a_reject_at_output_is_told_apart() {
+    let unswitched = HITS_INTERLEAVED | HITS_UNSWITCHED;
+    let t = table("OUTPUT accept: reject, log");
+    let passed = moved(&t, "OUTPUT#1 OUTPUT#2 OUTPUT#end");
+    let rejected_too = moved(&t, "OUTPUT#1 OUTPUT#1");
+    for reading in [passed, rejected_too] {
+        let walk = solve(&t, ChainRef(0), &reading, unswitched, Fate::Dropped);
+        assert_eq!((names(&t, &walk.steps).as_str(), walk.verdict), ("OUTPUT#1", Some(Verdict::Reject)));
+        assert!(walk.is_exact());
+        let unsure = solve(&t, ChainRef(0), &reading, HITS_INTERLEAVED, Fate::Dropped);
+        assert_eq!(unsure.inexact, Some(Inexact::Interleaved));
+    }
 }
 
 #[test]
