@@ -2,6 +2,7 @@
 
 mod build;
 mod flows;
+mod parts;
 
 use tracer_common::tuple::Tuple;
 
