@@ -182,6 +182,9 @@ pub const HITS_UNREADABLE: u32 = 16;
 pub const HITS_OVERWRITTEN: u32 = 32;
 /// [`RuleHits::flags`]: read when the packet died, not at the next probe.
 pub const HITS_AT_DROP: u32 = 64;
+/// [`RuleHits::flags`], with [`HITS_INTERLEAVED`]: every other packet was followed and passed from start to end within
+/// this packet's walk, in the context of the same task: the answer of a REJECT, or what an interrupt handled.
+pub const HITS_NESTED: u32 = 128;
 
 /// One rule whose counter moved.
 #[repr(C)]

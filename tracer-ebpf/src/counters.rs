@@ -3,32 +3,71 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_loop, bpf_probe_read_kernel};
 use tracer_common::{
     counters::Counter,
     records::{
-        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit, Kind, MAX_HITS,
-        RuleHits,
+        HITS_AT_DROP, HITS_INTERLEAVED, HITS_NESTED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit, Kind,
+        MAX_HITS, RuleHits,
     },
     settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
 };
 
 use crate::{
     emit::head,
-    maps::{COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
+    maps::{
+        COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, Reading, SETTINGS, SNAPSHOT, count,
+    },
 };
 
-/// Each CPU has two readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
-/// TEE sends another one through OUTPUT and POSTROUTING; and packets on their way out can be interrupted by
-/// packets that come in.
-const SLOTS: u32 = 2;
+/// Each CPU has three readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
+/// TEE sends another one through OUTPUT and POSTROUTING; packets on their way out can be interrupted by packets that
+/// come in; and in OUTPUT, too, a REJECT sends another packet through OUTPUT.
+const SLOTS: u32 = 3;
 const _: () = assert!(SLOTS == crate::maps::READING_SLOTS);
 /// `NF_INET_LOCAL_OUT`, from where on hooks are those of packets on their way out.
 const LOCAL_OUT: u32 = 3;
 
+/// The readings of packets that come in, of those on their way out, and of those sent while one is on its way out.
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const NESTED: u32 = 2;
+
 #[inline(always)]
-fn slot_of(hook: u32) -> u32 {
-    if hook >= LOCAL_OUT { 1 } else { 0 }
+fn slot_of(hook: u32, journey: u64) -> u32 {
+    if hook < LOCAL_OUT {
+        IN
+    } else if interrupted(journey).is_some() {
+        NESTED
+    } else {
+        OUT
+    }
+}
+
+#[inline(always)]
+fn task() -> u64 {
+    // SAFETY: the helper only reads.
+    unsafe { bpf_get_current_task() }
+}
+
+/// The reading of another packet on its way out, in whose walk this one passes.
+#[inline(always)]
+fn interrupted(journey: u64) -> Option<&'static mut Reading> {
+    let reading = READING.get_ptr_mut(OUT)?;
+    // SAFETY: a valid per-CPU map value.
+    let reading = unsafe { &mut *reading };
+    if reading.journey == 0 || reading.journey == journey || reading.task != task() {
+        return None;
+    }
+    Some(reading)
+}
+
+/// A packet that is followed passes a probe (`journey` 0: one that may come to be).
+#[inline(always)]
+pub(crate) fn passed(journey: u64) {
+    if let Some(reading) = interrupted(journey) {
+        reading.nested += 1;
+    }
 }
 
 /// State of a run over a table's counters.
@@ -133,7 +172,8 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
         return 0;
     }
-    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot_of(key.hook))) else {
+    let slot = slot_of(key.hook, journey);
+    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot)) else {
         return 0;
     };
     // SAFETY: valid map values.
@@ -150,7 +190,8 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     reading.gap = *key;
     reading.generation = gap.generation;
     reading.passes = passes();
-    let slot = slot_of(key.hook);
+    reading.task = task();
+    reading.nested = 0;
     let mut position = 0;
     for i in 0..MAX_TABLES {
         if i as u32 >= gap.count {
@@ -171,15 +212,18 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
 /// Second reading: sends the counters that moved since [`open`], one record a table.
 #[inline(always)]
 pub(crate) fn close(journey: u64, at_drop: u32) {
-    close_reading(journey, at_drop, 0);
-    close_reading(journey, at_drop, 1);
+    close_reading(journey, at_drop, IN);
+    close_reading(journey, at_drop, OUT);
+    close_reading(journey, at_drop, NESTED);
 }
 
 /// A global function, as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
-    let slot = slot & (SLOTS - 1);
+    if slot >= SLOTS {
+        return 0;
+    }
     let Some(reading) = READING.get_ptr_mut(slot) else { return 0 };
     // SAFETY: a valid per-CPU map value.
     let reading = unsafe { &mut *reading };
@@ -195,7 +239,12 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
     }
     // The packet itself passed the probe that closes the gap, unless it died.
     let own = if at_drop == 0 { 1 } else { 0 };
-    let mut flags = if passes() == reading.passes + own { 0 } else { HITS_INTERLEAVED };
+    let others = passes() - reading.passes - own;
+    let mut flags = match others {
+        0 => 0,
+        _ if others == reading.nested => HITS_INTERLEAVED | HITS_NESTED,
+        _ => HITS_INTERLEAVED,
+    };
     if at_drop != 0 {
         flags |= HITS_AT_DROP;
     }

@@ -88,7 +88,7 @@ pub(crate) static SNAPSHOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX
 #[map]
 pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
 /// See `counters`.
-pub(crate) const READING_SLOTS: u32 = 2;
+pub(crate) const READING_SLOTS: u32 = 3;
 
 /// Room to put a [`RuleHits`] together.
 #[map]
@@ -142,6 +142,10 @@ pub(crate) struct Reading {
     pub(crate) busy: u32,
     /// [`PASSES`] at the first reading.
     pub(crate) passes: u64,
+    /// `task_struct` in whose context the packet came.
+    pub(crate) task: u64,
+    /// How many of the passes since were those of other followed packets in the context of that task.
+    pub(crate) nested: u64,
 }
 
 /// Adds 1 to a counter of this CPU.

@@ -120,12 +120,19 @@ impl Bench {
             self.read = lines.len();
             if !self.told.stories.is_open() || Instant::now() > deadline {
                 round.untold = self.told.stories.left();
-                round.untold_keys = self.told.stories.keys();
+                round.untold_stories = self.told.stories.told();
                 self.told.stories.clear();
                 return Ok(round);
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Ends the trace; gives how many events it lost.
+    pub(crate) fn end(self) -> Result<u64> {
+        let report = self.trace.stop()?;
+        anyhow::ensure!(report.status.success(), "{}: {}", report.status, report.stderr);
+        report.summary()?["events_lost"].as_u64().context("no count of lost events")
     }
 
     /// Sends packets and compares what both sides tell of them and of what they set off.

@@ -62,6 +62,8 @@ fn quiet(kind: Kind) -> Result<()> {
         check(&mut bench, &case, &mut score).with_context(|| format!("{kind:?}, seed {seed}"))?;
     }
     score.print();
+    let lost = bench.end()?;
+    ensure!(lost == 0, "{lost} events were lost");
     score.demand(99.0, 95.0)
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Round {
     reasons: BTreeMap<String, u64>,
     /// Stories of the kernel that no journey told.
     pub(crate) untold: usize,
-    pub(crate) untold_keys: Vec<String>,
+    pub(crate) untold_stories: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +54,9 @@ impl Round {
         for shown in judgements.iter().filter(|shown| !shown.exact) {
             let reason = shown.stage["inexact_because"].as_str().unwrap_or("no reason given");
             *self.reasons.entry(reason.to_owned()).or_default() += 1;
+            if std::env::var_os("DBG").is_some() {
+                eprintln!("INEXACT {} {}", shown.stage, journey);
+            }
         }
     }
 }
@@ -75,7 +78,7 @@ impl Score {
         self.sum.local.add(round.local);
         self.sum.incoming.add(round.incoming);
         self.sum.untold += round.untold;
-        for key in &round.untold_keys {
+        for key in &round.untold_stories {
             eprintln!("    not shown: {key}");
         }
         for (reason, times) in &round.reasons {

@@ -69,16 +69,18 @@ impl Stories {
     }
 
     pub(crate) fn left(&self) -> usize {
-        let is_told_apart = |key: &Key| key.protocol != "icmp6" && !key.ends[1].0.starts_with("ff02:");
-        self.0.iter().filter(|(key, _)| is_told_apart(key)).map(|(_, all)| all.len()).sum()
+        self.told_apart().map(|(_, all)| all.len()).sum()
     }
 
-    pub(crate) fn keys(&self) -> Vec<String> {
-        self.0
-            .iter()
-            .filter(|(_, all)| !all.is_empty())
-            .map(|(key, all)| format!("{key:?}: {all:?}"))
-            .collect()
+    /// What is left, in words.
+    pub(crate) fn told(&self) -> Vec<String> {
+        self.told_apart().map(|(key, all)| format!("{key:?}: {all:?}")).collect()
+    }
+
+    /// Without packets that all look alike, such as those of neighbour discovery.
+    fn told_apart(&self) -> impl Iterator<Item = (&Key, &Vec<Story>)> {
+        let alike = |key: &Key| key.protocol == "icmp6" || key.ends[1].0.starts_with("ff02:");
+        self.0.iter().filter(move |(key, all)| !all.is_empty() && !alike(key))
     }
 
     pub(crate) fn clear(&mut self) {

@@ -142,6 +142,7 @@ fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
         follow::stop(skb);
         known = None;
     }
+    counters::passed(known.as_ref().map_or(0, |track| track.journey));
     let track = match known {
         Some(track) => {
             counters::close(track.journey, 0);

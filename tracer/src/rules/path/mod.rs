@@ -8,6 +8,7 @@
 //! What "explains" means: if the counters themselves are wrong in a way that still forms a legal walk, that walk is
 //! found. The record's flags are there to say that the counters are not to be trusted.
 
+mod others;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -15,10 +16,14 @@ mod tests;
 use std::fmt;
 
 use tracer_common::records::{
-    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit,
+    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_NESTED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED,
+    HITS_UNREADABLE, Hit,
 };
 
-use self::search::{Outcome, Search};
+use self::{
+    others::Others,
+    search::{Outcome, Search},
+};
 use super::index::{ChainRef, TableIndex};
 use crate::model::{DecidedBy, Hook, Verdict};
 
@@ -147,10 +152,11 @@ impl fmt::Display for Inexact {
 /// `hits` must come from a reading of all counters of the table, the chains of other hooks included. `base` must be a
 /// base chain of `index`; any other chain gives [`Inexact::NoWalk`].
 ///
-/// A reading during which other packets passed is used only at hooks that run with bottom halves off
-/// (`netif_receive_skb`: all but OUTPUT and POSTROUTING). There nothing but what the packet itself set off, such as
-/// the answer of a REJECT or a copy made by TEE, can pass on the same CPU, and it passes OUTPUT and POSTROUTING
-/// whole. The walk is exact if it is the same however the counters are shared out between the packet and those.
+/// A reading during which other packets passed is used only where these passed from start to end in the meantime. That
+/// is so at hooks that run with bottom halves off (`netif_receive_skb`: all but OUTPUT and POSTROUTING): nothing but
+/// what the packet itself set off, such as the answer of a REJECT or a copy made by TEE, can pass on the same CPU,
+/// and it passes OUTPUT and POSTROUTING. In OUTPUT and POSTROUTING it is so where the kernel side says `HITS_NESTED`;
+/// such packets may have come in, too. The walk is exact if it is the same however the counters are shared out between the packet and those.
 #[must_use]
 pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate: Fate) -> Walk {
     if let Some(reason) = worthless(flags) {
@@ -164,8 +170,14 @@ pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate:
         let steps = if interleaved { Vec::new() } else { proven(index, hits) };
         return Walk { steps, ..Walk::unknown(fate, reason) };
     }
-    let nested = interleaved && !matches!(hook, Hook::Output | Hook::Postrouting | Hook::Egress);
-    let outcome = Search::new(index, hits, fate, nested).run(base);
+    let leaves = matches!(hook, Hook::Output | Hook::Postrouting | Hook::Egress);
+    let nested = interleaved && (!leaves || flags & HITS_NESTED != 0);
+    let others = match (nested, leaves) {
+        (false, _) => Others::None,
+        (true, false) => Others::Leave,
+        (true, true) => Others::Any,
+    };
+    let outcome = Search::new(index, hits, fate, others).run(base);
     let mut walk = judge(index, hits, fate, outcome, interleaved);
     if interleaved && !nested {
         walk.inexact = Some(Inexact::Interleaved);

@@ -3,9 +3,12 @@
 
 use tracer_common::records::Hit;
 
-use super::{Decision, Fate, Step};
+use super::{
+    Decision, Fate, Step,
+    others::{Others, reachable},
+};
 use crate::{
-    model::{Hook, Verdict},
+    model::Verdict,
     rules::index::{BaseChain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
 };
 
@@ -134,12 +137,11 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// With `nested`, other packets may have passed the table's OUTPUT and POSTROUTING chains in between.
-    pub(super) fn new(index: &'a TableIndex, hits: &[Hit], fate: Fate, nested: bool) -> Self {
+    pub(super) fn new(index: &'a TableIndex, hits: &[Hit], fate: Fate, others: Others) -> Self {
         let mut sorted: Vec<(usize, u32)> =
             hits.iter().filter(|h| h.packets > 0).map(|h| (h.rule as usize, h.packets)).collect();
         sorted.sort_unstable();
-        let others = if nested { leaving(index) } else { Vec::new() };
+        let others = others.bases(index);
         let mut search = Self {
             index,
             fate,
@@ -371,30 +373,4 @@ impl<'a> Search<'a> {
     fn slot(&self, counter: usize) -> Option<usize> {
         self.hits.binary_search_by_key(&counter, |(c, _)| *c).ok()
     }
-}
-
-/// Base chains that a packet sent by the kernel itself passes.
-fn leaving(index: &TableIndex) -> Vec<ChainRef> {
-    let leaves = |b: &BaseChain| matches!(b.hook, Hook::Output | Hook::Postrouting | Hook::Egress);
-    let numbered = index.chains.iter().enumerate();
-    numbered.filter(|(_, c)| c.base.as_ref().is_some_and(leaves)).map(|(n, _)| ChainRef(n)).collect()
-}
-
-/// For each chain, whether a walk from one of `bases` can come to it.
-fn reachable(index: &TableIndex, bases: &[ChainRef]) -> Vec<bool> {
-    let mut seen = vec![false; index.chains.len()];
-    let mut work = bases.to_vec();
-    while let Some(chain) = work.pop() {
-        if std::mem::replace(&mut seen[chain.0], true) {
-            continue;
-        }
-        for rule in &index.chains[chain.0].rules {
-            match rule.effect {
-                Effect::Jump(to) | Effect::Goto(to) => work.push(to),
-                Effect::Unknown { .. } => work.extend((0..index.chains.len()).map(ChainRef)),
-                _ => {}
-            }
-        }
-    }
-    seen
 }
