@@ -5,6 +5,7 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    sync::LazyLock,
 };
 
 use anyhow::Result;
@@ -157,6 +158,19 @@ fn exists(kind: &str, id: u32) -> bool {
     let answer =
         unsafe { libc::syscall(libc::SYS_bpf, *command, attributes.as_mut_ptr(), size_of_val(&attributes)) };
     answer == 0 && attributes[1] == id
+}
+
+/// What this kernel says where a newer one gives that reason (`enum skb_drop_reason`, without its prefix): the same,
+/// `NOT_SPECIFIED`, or before 5.17 nothing (`null`).
+#[must_use]
+pub fn drop_reason(name: &str) -> &str {
+    static TYPES: LazyLock<Vec<u8>> =
+        LazyLock::new(|| fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default());
+    let has = |name: &str| {
+        let member = format!("\0SKB_DROP_REASON_{name}\0");
+        TYPES.windows(member.len()).any(|window| window == member.as_bytes())
+    };
+    [name, "NOT_SPECIFIED"].into_iter().find(|name| has(name)).unwrap_or("null")
 }
 
 /// Lines of the kernel log that a trace could have caused: warnings, and TRACE lines of iptables.
