@@ -249,13 +249,27 @@ pub fn tcp_burst(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<Sock
 /// # Errors
 /// When the attempt fails in a way that no packet explains.
 pub fn udp(netns: &Netns, source_port: u16, to: SocketAddr, patience: Duration) -> Result<Answer> {
+    datagram(netns, source_port, to, b"request", patience)
+}
+
+/// As [`udp`], with this payload.
+///
+/// # Errors
+/// As [`udp`].
+pub fn datagram(
+    netns: &Netns,
+    source_port: u16,
+    to: SocketAddr,
+    payload: &[u8],
+    patience: Duration,
+) -> Result<Answer> {
     let exchange = || -> io::Result<IpAddr> {
         let from: SocketAddr =
             if to.is_ipv4() { ([0; 4], source_port).into() } else { ([0_u16; 8], source_port).into() };
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(patience))?;
-        socket.send(b"request")?;
+        socket.send(payload)?;
         let mut room = [0; 64];
         let length = socket.recv(&mut room)?;
         String::from_utf8_lossy(&room[..length]).parse().map_err(io::Error::other)

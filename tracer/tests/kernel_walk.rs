@@ -134,7 +134,7 @@ fn what_hangs_off_the_nat_engine_is_listed_inside_it() {
     let prerouting = functions(&lists, Family::Ipv4, Hook::Prerouting);
     let engine = prerouting.iter().find(|f| matches!(f.kind, HookKind::Nat { .. })).unwrap();
     assert_eq!(engine.priority, -100, "the engine's own priority is that of dstnat");
-    let HookKind::Nat { chains } = &engine.kind else { unreachable!() };
+    let HookKind::Nat { chains, .. } = &engine.kind else { unreachable!() };
     assert_eq!(symbols(chains), ["nft_nat_do_chain", "ipt_do_table"]);
     assert!(matches!(chains[0].kind, HookKind::NftChain { .. }));
     assert!(matches!(chains[1].kind, HookKind::XtTable { .. }));

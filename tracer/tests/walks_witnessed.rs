@@ -154,13 +154,14 @@ fn stories(witness: &mut Witness, tables: &[TableIndex], context: &str) -> Vec<S
             let name = match &event {
                 TraceEvent::Nft(step) => &step.table,
                 TraceEvent::Legacy(step) => &step.table,
+                TraceEvent::Begun { .. } => continue,
                 TraceEvent::Lost => panic!("{context}: events were lost"),
             };
             let number = tables.iter().position(|t| t.name == *name).unwrap();
             match &event {
                 TraceEvent::Nft(step) => stories[number].nft(&tables[number], step),
                 TraceEvent::Legacy(step) => stories[number].legacy(&tables[number], step),
-                TraceEvent::Lost => {}
+                TraceEvent::Begun { .. } | TraceEvent::Lost => {}
             }
         }
     }

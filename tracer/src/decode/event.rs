@@ -60,6 +60,17 @@ pub enum SightKind {
     Left,
 }
 
+/// What a fragment is of its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// No fragment.
+    Whole,
+    /// Has the transport header.
+    First,
+    /// Has no ports.
+    Later,
+}
+
 /// A packet, as seen at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SightEvent {
@@ -97,13 +108,33 @@ impl SightEvent {
             Kind::Consume => SightKind::Consume { location: raw.location },
             _ => SightKind::Left,
         };
-        Ok(Self {
+        let mut sight = Self {
             kind,
             tuple: tuple(&raw.tuple),
             protocol: Protocol(raw.tuple.protocol),
             family: if raw.tuple.family == IPV6 { Family::Ipv6 } else { Family::Ipv4 },
             raw,
-        })
+        };
+        if sight.fragment() == Fragment::Later
+            && let Some(tuple) = &mut sight.tuple
+        {
+            (tuple.source_port, tuple.destination_port) = (None, None);
+        }
+        Ok(sight)
+    }
+
+    /// Its place in the datagram it was cut from.
+    #[must_use]
+    pub fn fragment(&self) -> Fragment {
+        // struct iphdr.frag_off (include/net/ip.h: IP_OFFSET, IP_MF), struct frag_hdr (include/net/ipv6.h).
+        let (offset, more) = if self.family == Family::Ipv4 { (0x1fff, 0x2000) } else { (0xfff8, 0x0001) };
+        if self.raw.fragment & offset != 0 {
+            Fragment::Later
+        } else if self.raw.fragment & more != 0 {
+            Fragment::First
+        } else {
+            Fragment::Whole
+        }
     }
 
     /// Name of the device it came in by, where the place knows one.
@@ -297,12 +328,14 @@ impl AnswerEvent {
 pub struct SocketTaken {
     pub journey: u64,
     pub time: u64,
+    /// Address of the `sock`.
+    pub sock: u64,
     /// Local end as source, peer as destination.
     pub tuple: raw::Tuple,
 }
 
 impl SocketTaken {
     pub(super) fn new(raw: &SocketEvent) -> Self {
-        Self { journey: raw.head.journey, time: raw.head.time, tuple: raw.tuple }
+        Self { journey: raw.head.journey, time: raw.head.time, sock: raw.sock, tuple: raw.tuple }
     }
 }

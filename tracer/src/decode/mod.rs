@@ -3,7 +3,8 @@
 mod event;
 
 pub use event::{
-    AnswerEvent, Event, HitsEvent, RouteEvent, SightEvent, SightKind, SocketTaken, TuplesEvent, tuple,
+    AnswerEvent, Event, Fragment, HitsEvent, RouteEvent, SightEvent, SightKind, SocketTaken, TuplesEvent,
+    tuple,
 };
 
 use std::fmt;

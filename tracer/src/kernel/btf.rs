@@ -15,6 +15,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::ReadError;
 
+mod signature;
+pub use signature::{Parameter, position_of};
+
 /// Where the kernel shows its BTF.
 pub const BTF_DIRECTORY: &str = "/sys/kernel/btf";
 

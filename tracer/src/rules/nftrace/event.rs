@@ -38,6 +38,10 @@ const LOG_PREFIX: u16 = 10;
 pub enum TraceEvent {
     Nft(NftStep),
     Legacy(LegacyStep),
+    /// Our own table switched tracing on for the packet with this [`NftStep::id`]: from here on every step is told.
+    Begun {
+        id: u32,
+    },
     /// The kernel had more to say than the socket could hold.
     Lost,
 }
@@ -109,7 +113,7 @@ pub enum LegacyStepKind {
 }
 
 /// What identifies a packet, from the first bytes of its headers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Headers {
     pub family: Family,
     pub protocol: Protocol,
@@ -125,11 +129,14 @@ pub(super) fn nft_step(message: Received<'_>) -> Option<NftStep> {
     let family = message.family();
     let verdict = attribute(TRACE_VERDICT).and_then(verdict);
     let kind = match number(attribute(TRACE_TYPE)?)? {
-        TYPE_RULE => NftStepKind::Rule {
-            handle: u64::from_be_bytes(attribute(TRACE_RULE_HANDLE)?.try_into().ok()?),
-            verdict: verdict?,
+        TYPE_RULE => {
+            NftStepKind::Rule { handle: handle_number(attribute(TRACE_RULE_HANDLE)?)?, verdict: verdict? }
+        }
+        // Some kernels call a rule that says `return` this, too; only that one names its rule.
+        TYPE_RETURN => match attribute(TRACE_RULE_HANDLE) {
+            Some(handle) => NftStepKind::Rule { handle: handle_number(handle)?, verdict: NftVerdict::Return },
+            None => NftStepKind::Return,
         },
-        TYPE_RETURN => NftStepKind::Return,
         TYPE_POLICY => NftStepKind::Policy {
             verdict: attribute(TRACE_POLICY)
                 .and_then(number)
@@ -149,6 +156,10 @@ pub(super) fn nft_step(message: Received<'_>) -> Option<NftStep> {
         out_ifindex: attribute(TRACE_OIF).and_then(number),
         mark: attribute(TRACE_MARK).and_then(number),
     })
+}
+
+fn handle_number(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(value.try_into().ok()?))
 }
 
 /// `NFULNL_MSG_PACKET`; `None` for anything but a TRACE line.
