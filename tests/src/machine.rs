@@ -164,13 +164,13 @@ fn exists(kind: &str, id: u32) -> bool {
 /// `NOT_SPECIFIED`, or before 5.17 nothing (`null`).
 #[must_use]
 pub fn drop_reason(name: &str) -> &str {
-    static TYPES: LazyLock<Vec<u8>> =
-        LazyLock::new(|| fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default());
-    let has = |name: &str| {
-        let member = format!("\0SKB_DROP_REASON_{name}\0");
-        TYPES.windows(member.len()).any(|window| window == member.as_bytes())
-    };
-    [name, "NOT_SPECIFIED"].into_iter().find(|name| has(name)).unwrap_or("null")
+    // Type data keep all names in one section, each ended by a null byte.
+    static REASONS: LazyLock<BTreeSet<Vec<u8>>> = LazyLock::new(|| {
+        let types = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+        let names = types.split(|byte| *byte == 0);
+        names.filter_map(|name| name.strip_prefix(b"SKB_DROP_REASON_").map(<[u8]>::to_vec)).collect()
+    });
+    [name, "NOT_SPECIFIED"].into_iter().find(|name| REASONS.contains(name.as_bytes())).unwrap_or("null")
 }
 
 /// Lines of the kernel log that a trace could have caused: warnings, and TRACE lines of iptables.

@@ -74,7 +74,7 @@ fn a_datagram_that_conntrack_puts_together_is_one_journey() -> Result<()> {
         ruleset::iptables(host, Backend::Nft, family, accept)?;
         ruleset::iptables(host, Backend::Nft, family, "-t nat -A POSTROUTING -o eth1 -j MASQUERADE")?;
         let trace = Pathtrace::start(Some(host), &["--port", "7777"])?;
-        let answer = traffic::datagram(lab.netns("client")?, FROM, to, &LARGE, LONG)?;
+        let answer = traffic::datagram(lab.netns("client")?, FROM, to, &LARGE, *LONG)?;
         let inner = lab.address("inner", family)?;
         assert_eq!(answer, Answer::Answered { seen_as: Some(inner) });
 
@@ -155,7 +155,7 @@ fn a_datagram_for_this_host_is_put_together_before_input() -> Result<()> {
     ruleset::iptables(host, Backend::Legacy, Family::Ipv4, "-t mangle -A PREROUTING -p udp --dport 7777")?;
     ruleset::iptables(host, Backend::Legacy, Family::Ipv4, "-A INPUT -p udp --dport 7777 -j ACCEPT")?;
     let trace = Pathtrace::start(Some(host), &["--dport", "7777"])?;
-    let answer = traffic::datagram(lab.netns("client")?, FROM, to, &LARGE, LONG)?;
+    let answer = traffic::datagram(lab.netns("client")?, FROM, to, &LARGE, *LONG)?;
     assert!(matches!(answer, Answer::Answered { .. }), "{answer:?}");
 
     let there = json!({"packet": {"protocol": "udp"}});
@@ -189,7 +189,7 @@ fn send_bulk(lab: &Lab, to: SocketAddr) -> Result<()> {
         connection.read_to_end(&mut all)?;
         Ok(all.len())
     });
-    let mut connection = lab.netns("client")?.run(|| TcpStream::connect_timeout(&to, LONG))?;
+    let mut connection = lab.netns("client")?.run(|| TcpStream::connect_timeout(&to, *LONG))?;
     connection.write_all(&vec![b'x'; BULK])?;
     drop(connection);
     let read = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
@@ -327,7 +327,7 @@ fn listen(group: Ipv4Addr, ours: Ipv4Addr) -> Result<UdpSocket> {
     socket.bind(&SocketAddr::new(IpAddr::V4(group), PORT).into())?;
     socket.join_multicast_v4(&group, &ours)?;
     let socket: UdpSocket = socket.into();
-    socket.set_read_timeout(Some(LONG))?;
+    socket.set_read_timeout(Some(*LONG))?;
     Ok(socket)
 }
 
@@ -390,7 +390,7 @@ fn taps_change_nothing() -> Result<()> {
     let _tcpdump = Tcpdump::start(host)?;
     let _packets = host.run(|| packet_socket("eth0"))?;
     let trace = Pathtrace::start(Some(host), &["--port", "7777"])?;
-    let (answer, ours) = traffic::tcp(client, to, LONG)?;
+    let (answer, ours) = traffic::tcp(client, to, *LONG)?;
     assert!(matches!(answer, Answer::Answered { .. }), "{answer:?}");
     let port = ours.context("a connection")?.port();
 

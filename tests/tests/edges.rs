@@ -23,7 +23,7 @@ fn late(hook: &str, verdict: &str) -> String {
 /// One attempt to `to` while the host has a chain at the highest priority; the journey of its first packet.
 fn first_packet(lab: &Lab, to: SocketAddr, answered: bool) -> Result<(Value, Value)> {
     let trace = Pathtrace::start(Some(lab.netns("host")?), &["--port", "80"])?;
-    let patience = if answered { LONG } else { SHORT };
+    let patience = if answered { *LONG } else { SHORT };
     let (answer, _) = traffic::tcp(lab.netns("client")?, to, patience)?;
     assert_eq!(matches!(answer, Answer::Answered { .. }), answered, "{answer:?}");
     let syn = json!({"packet": {"tcp_flags": "S"}});

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::{
@@ -85,6 +85,17 @@ impl Group {
     }
 }
 
+/// Which tests of a group.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// Only tests that have this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Every variant of every scenario, not one per backend (five times as many)
+    #[arg(long)]
+    all_scenarios: bool,
+}
+
 /// Test binaries by package and target.
 pub(super) struct Binaries(HashMap<(String, String), PathBuf>);
 
@@ -118,18 +129,21 @@ impl Binaries {
     }
 
     /// What runs a group inside: each binary in its package's folder, all of them whatever becomes of the first.
-    pub(super) fn job(&self, group: Group, release: Release, only: &[String]) -> Result<Job> {
+    pub(super) fn job(&self, group: Group, release: Release, choice: &Choice) -> Result<Job> {
         let mut script =
             format!("export PATHTRACE_TEST_SLOWNESS={} RUST_BACKTRACE=0\nfailed=0\n", group.slowness());
         let path = |path: PathBuf| quoted(&path.display().to_string());
         script += &format!("export PATHTRACE_BIN={}\n", path(root().join("target/release/pathtrace")));
+        if group == Group::Scenarios && !choice.all_scenarios {
+            script += "export PATHTRACE_SCENARIOS=sample\n";
+        }
         let mut arguments = String::new();
         if group == Group::Docker {
             let folders = docker::fetch()?.map(path).join(":");
             script += &format!("export PATHTRACE_DISPOSABLE_MACHINE=1 PATH={folders}:$PATH\n");
             arguments += " --ignored --test-threads 1";
         }
-        for word in only {
+        for word in &choice.only {
             arguments += &format!(" {}", quoted(word));
         }
         for (name, _) in group.impossible(release) {
