@@ -161,7 +161,7 @@ impl Pathtrace {
     /// # Errors
     /// When they do not within [`PATIENCE`], or the trace ends before.
     pub fn wait_for(&self, what: &str, mut predicate: impl FnMut(&[Value]) -> bool) -> Result<()> {
-        self.wait_for_some(what, PATIENCE, |lines| predicate(lines).then_some(()))
+        self.wait_for_some(what, *PATIENCE, |lines| predicate(lines).then_some(()))
     }
 
     /// Waits until the lines so far yield an answer.

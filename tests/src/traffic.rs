@@ -4,6 +4,7 @@ use std::{
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::{fd::AsFd, unix::net::UnixStream},
+    sync::LazyLock,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -12,10 +13,10 @@ use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, wait};
 
 /// How long an attempt that should be answered may take.
-pub const LONG: Duration = Duration::from_secs(15);
+pub static LONG: LazyLock<Duration> = LazyLock::new(|| wait::scaled(Duration::from_secs(15)));
 /// How long one waits before calling an attempt unanswered that should be: under TCP's first repetition.
 pub const SHORT: Duration = Duration::from_millis(600);
 
@@ -123,7 +124,7 @@ impl Server {
         Self::spawn(address, move |stop| {
             while readable(&listener, stop) {
                 if let Ok((front, _)) = listener.accept()
-                    && let Ok(back) = inside.run(|| TcpStream::connect_timeout(&to, LONG))
+                    && let Ok(back) = inside.run(|| TcpStream::connect_timeout(&to, *LONG))
                 {
                     thread::spawn(move || drop(relay(&front, &back)));
                 }
@@ -164,7 +165,7 @@ fn readable(socket: &impl AsFd, stop: &UnixStream) -> bool {
 
 fn answer_tcp(mut connection: TcpStream, peer: SocketAddr) -> io::Result<()> {
     connection.set_nonblocking(false)?;
-    connection.set_read_timeout(Some(LONG))?;
+    connection.set_read_timeout(Some(*LONG))?;
     let mut request = String::new();
     BufReader::new(&connection).read_line(&mut request)?;
     let body = peer.ip().to_string();
@@ -235,7 +236,7 @@ pub fn exchange(mut connection: TcpStream, patience: Duration) -> Result<Answer>
 pub fn tcp_burst(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<SocketAddr>> {
     netns.run(|| {
         (0..count)
-            .map(|number| match tcp_here(to, LONG)? {
+            .map(|number| match tcp_here(to, *LONG)? {
                 (Answer::Answered { .. }, Some(ours)) => Ok(ours),
                 (other, _) => bail!("connection {number} to {to}: {other:?}"),
             })

@@ -34,13 +34,21 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Runs in the current folder with our variables.
-    pub(super) fn here(command: &str, deadline: Duration) -> Result<Self> {
-        let mut script = format!("cd {}\n", quoted(&env::current_dir()?.display().to_string()));
+    /// Runs with our variables; the deadline in seconds.
+    pub(super) fn new(script: &str, deadline: u64) -> Self {
+        let mut text = String::new();
         for (name, value) in env::vars().filter(|(name, _)| PASSED_ON.iter().any(|p| name.starts_with(p))) {
-            script += &format!("export {name}={}\n", quoted(&value));
+            text += &format!("export {name}={}\n", quoted(&value));
         }
-        Ok(Self { script: format!("{script}{command}\n"), deadline })
+        Self { script: format!("{text}{script}\n"), deadline: Duration::from_secs(deadline) }
+    }
+
+    /// As [`Self::new`], in the current folder.
+    pub(super) fn here(command: &str, deadline: u64) -> Result<Self> {
+        Ok(Self::new(
+            &format!("cd {}\n{command}", quoted(&env::current_dir()?.display().to_string())),
+            deadline,
+        ))
     }
 }
 
@@ -79,13 +87,8 @@ impl Display for Ended {
     }
 }
 
-/// Boots the kernel, runs the job, shows what it prints.
-pub(super) fn run(kernel: &Kernel, job: &Job) -> Result<Ended> {
-    run_with(kernel, job, &mut |line| println!("{line}"))
-}
-
-/// As [`run`]; gives each line to `show` instead.
-pub(super) fn run_with(kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Result<Ended> {
+/// Boots the kernel, runs the job, gives each line that it prints to `show`.
+pub(super) fn run(kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Result<Ended> {
     let room = Room::new(kernel)?;
     let initramfs = initramfs::write(kernel, &room.0)?;
     fs::write(room.shared().join("start"), start_script(kernel))?;
@@ -99,10 +102,13 @@ pub(super) fn run_with(kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -
         return Ok(Ended::Hung(job.deadline, room.console_tail()));
     }
     machine.0.wait()?;
-    Ok(match fs::read_to_string(room.shared().join("status")).ok().and_then(|text| text.trim().parse().ok()) {
-        Some(status) => Ended::Status(status),
-        None => Ended::Died(room.console_tail()),
-    })
+    Ok(
+        match fs::read_to_string(room.shared().join("status")).ok().and_then(|text| text.trim().parse().ok())
+        {
+            Some(status) => Ended::Status(status),
+            None => Ended::Died(room.console_tail()),
+        },
+    )
 }
 
 /// Shows what comes until the machine is off; false when that takes longer than `deadline`.
@@ -158,11 +164,12 @@ fn emulator(kernel: &Kernel, room: &Room, initramfs: &Path) -> Command {
         .args(["-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off rdinit=/init"])
         .args(["-serial", &format!("file:{}", escaped(&room.console()))])
         .args(["-serial", "stdio"]);
-    for (tag, path, more) in
-        [("host", PathBuf::from("/"), ",readonly=on"), ("out", room.shared(), "")]
-    {
+    for (tag, path, more) in [("host", PathBuf::from("/"), ",readonly=on"), ("out", room.shared(), "")] {
         let path = escaped(&path);
-        qemu.args(["-fsdev", &format!("local,id={tag},path={path},security_model=none,multidevs=remap{more}")]);
+        qemu.args([
+            "-fsdev",
+            &format!("local,id={tag},path={path},security_model=none,multidevs=remap{more}"),
+        ]);
         qemu.args(["-device", &format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}")]);
     }
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());

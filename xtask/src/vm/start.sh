@@ -12,10 +12,12 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 hostname pathtrace-vm
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
-sh /run/vm/command < /dev/null > /dev/ttyS1 2>&1
+# Through a pipe: programs are not to think that a person reads.
+mkfifo /run/said
+cat /run/said > /dev/ttyS1 &
+sh /run/vm/command < /dev/null > /run/said 2>&1
 echo $? > /run/vm/status
-# Output still waits in the line.
-stty -F /dev/ttyS1 drain 2> /dev/null
+wait
 sync
 echo o > /proc/sysrq-trigger
 sleep 60
