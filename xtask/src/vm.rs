@@ -15,7 +15,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::{
-    groups::{Binaries, Group},
+    groups::{Binaries, Choice, Group},
     kernels::{Kernel, Release},
     machine::Job,
     table::{Field, Tally},
@@ -34,9 +34,8 @@ pub(crate) struct Options {
     /// The groups of tests to run; all of them when not given
     #[arg(long, value_enum, value_delimiter = ',')]
     group: Vec<Group>,
-    /// Only tests that have this in their name
-    #[arg(long, value_name = "TEXT")]
-    only: Vec<String>,
+    #[command(flatten)]
+    choice: Choice,
     /// Run this shell command instead of tests: same folder, same files; what it changes is lost
     #[arg(last = true)]
     command: Vec<String>,
@@ -99,7 +98,7 @@ fn test(kernels: &[Kernel], options: &Options) -> Result<()> {
     let mut fields = Vec::new();
     for kernel in kernels {
         for group in &groups {
-            let job = binaries.job(*group, kernel.release, &options.only)?;
+            let job = binaries.job(*group, kernel.release, &options.choice)?;
             let place = format!("{} {}", kernel.release, group.name());
             say(&format!("{place}: at most {} minutes", group.deadline() / 60));
             let (started, mut tally) = (Instant::now(), Tally::default());

@@ -181,6 +181,11 @@ pub(super) fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Opti
         if flags != wanted::NO {
             return Some(flags);
         }
+        // What goes back while a followed packet is in hand is its answer: the reset of a REJECT, before conntrack
+        // knows of anything.
+        if follow::in_hand().is_some_and(|hand| hand.tuple.inverse() == headers.tuple) {
+            return Some(SIGHT_BY_FLOW);
+        }
     }
     if role & role::LATE == 0 {
         return None;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::{
@@ -17,9 +17,6 @@ use super::{
     machine::{Job, quoted},
 };
 use crate::shell::{cargo, root, say};
-
-/// Deadlines in tests are this many times longer inside.
-const SLOWNESS: u32 = 5;
 
 /// Tests that belong together; each group boots a machine of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
@@ -68,10 +65,16 @@ impl Group {
         }
     }
 
+    /// Deadlines in tests are this many times longer inside. A daemon starts with a hundred calls of iptables.
+    fn slowness(self) -> u32 {
+        if self == Self::Docker { 15 } else { 5 }
+    }
+
     /// The most that it may take under emulation, boot included, in seconds.
     pub(super) fn deadline(self) -> u64 {
         match self {
-            Self::Live | Self::Rules | Self::Docker => 20 * 60,
+            Self::Live | Self::Rules => 20 * 60,
+            Self::Docker => 40 * 60,
             Self::Scenarios => 60 * 60,
         }
     }
@@ -80,6 +83,17 @@ impl Group {
     pub(super) fn impossible(self, _release: Release) -> &'static [(&'static str, &'static str)] {
         &[]
     }
+}
+
+/// Which tests of a group.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// Only tests that have this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Every variant of every scenario, not one per backend (five times as many)
+    #[arg(long)]
+    all_scenarios: bool,
 }
 
 /// Test binaries by package and target.
@@ -115,17 +129,21 @@ impl Binaries {
     }
 
     /// What runs a group inside: each binary in its package's folder, all of them whatever becomes of the first.
-    pub(super) fn job(&self, group: Group, release: Release, only: &[String]) -> Result<Job> {
-        let mut script = format!("export PATHTRACE_TEST_SLOWNESS={SLOWNESS} RUST_BACKTRACE=0\nfailed=0\n");
+    pub(super) fn job(&self, group: Group, release: Release, choice: &Choice) -> Result<Job> {
+        let mut script =
+            format!("export PATHTRACE_TEST_SLOWNESS={} RUST_BACKTRACE=0\nfailed=0\n", group.slowness());
         let path = |path: PathBuf| quoted(&path.display().to_string());
         script += &format!("export PATHTRACE_BIN={}\n", path(root().join("target/release/pathtrace")));
+        if group == Group::Scenarios && !choice.all_scenarios {
+            script += "export PATHTRACE_SCENARIOS=sample\n";
+        }
         let mut arguments = String::new();
         if group == Group::Docker {
             let folders = docker::fetch()?.map(path).join(":");
             script += &format!("export PATHTRACE_DISPOSABLE_MACHINE=1 PATH={folders}:$PATH\n");
             arguments += " --ignored --test-threads 1";
         }
-        for word in only {
+        for word in &choice.only {
             arguments += &format!(" {}", quoted(word));
         }
         for (name, _) in group.impossible(release) {
