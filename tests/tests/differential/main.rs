@@ -17,6 +17,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +29,9 @@ use tests::{netns::Netns, random::Dice, traffic};
 /// Rounds that fit into a minute with those of the other tests beside them.
 const ROUNDS: u64 = 8;
 const PACKETS: u16 = 30;
+/// Between two replacements: none, about as long as pathtrace takes to read rules, and longer.
+const PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(30), Duration::from_millis(300), Duration::from_millis(700)];
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/differential");
 
 fn number(name: &str, default: u64) -> u64 {
@@ -163,9 +167,10 @@ fn while_rules_are_replaced() -> Result<()> {
             let replacing = scope.spawn(|| {
                 let mut times = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    for script in &scripts {
+                    for (script, pause) in scripts.iter().zip(PAUSES) {
                         script.load(&host)?;
                         times += 1;
+                        thread::sleep(pause);
                     }
                 }
                 Ok::<u64, anyhow::Error>(times)
