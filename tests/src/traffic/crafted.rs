@@ -27,7 +27,7 @@ pub fn raw(netns: &Netns, to: IpAddr, protocol: u8, payload: &[u8]) -> Result<()
 }
 
 /// Datagrams of a flood between two pauses.
-const BURST: u32 = 64;
+const BURST: u32 = 32;
 const PAUSE: Duration = Duration::from_millis(1);
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
