@@ -148,6 +148,25 @@ fn under_load() -> Result<()> {
             Ok::<_, anyhow::Error>(())
         })?;
         score.print();
+        // Under load that is nobody's fault; how much is lost is said.
+        eprintln!("    {} events were lost", bench.end()?);
+    }
+    Ok(())
+}
+
+/// One chain of 5,000 rules, the last of which decides.
+#[test]
+fn five_thousand_rules() -> Result<()> {
+    for kind in [Kind::Legacy, Kind::Nft] {
+        let mut case = Case::random(kind, &mut Dice::new(seed()), 12);
+        case.fill("FORWARD", 5_000);
+        let mut score = Score::new(&format!("{kind:?}, 5,000 rules"));
+        let mut bench = Bench::new(kind, &[])?;
+        let round = bench.round(&case)?;
+        score.add(&round);
+        ensure!(round.wrong.is_empty(), "{}", round.wrong.join("\n"));
+        score.print();
+        ensure!(score.forwarded() > 0, "nothing was forwarded through them");
     }
     Ok(())
 }
