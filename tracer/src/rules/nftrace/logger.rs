@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::netlink::{Message, Socket};
+use super::netlink::{Fields, Message, Socket};
 
 /// `NFNL_SUBSYS_ULOG`, `NFULNL_MSG_CONFIG`, `enum nfulnl_attr_config`, `enum nfulnl_msg_config_cmds`
 /// (include/uapi/linux/netfilter/nfnetlink_log.h).
@@ -103,8 +103,8 @@ impl LegacyLog {
         Ok(log)
     }
 
-    pub(super) fn socket(&self) -> &Socket {
-        &self.socket
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
     }
 
     fn take_over(&mut self, family: u8) -> io::Result<()> {
