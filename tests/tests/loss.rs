@@ -52,7 +52,7 @@ fn a_full_ring_is_counted_and_shown_and_no_journey_is_wrong() -> Result<()> {
         lines.iter().any(|line| expect::matches(&warned, line).is_ok())
     })?;
     // What comes after the loss is seen as ever.
-    let (_, ours) = traffic::tcp(client, published, traffic::LONG)?;
+    let (_, ours) = traffic::tcp(client, published, *traffic::LONG)?;
     let last = json!({"packet": {"source_port": ours.context("a connection")?.port(), "tcp_flags": "S"}});
     trace.wait_for("a journey after the loss", |lines| expect::find(lines, &last).is_some())?;
     let report = trace.stop()?;
