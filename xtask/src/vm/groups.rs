@@ -159,7 +159,7 @@ impl Binaries {
         if group == Group::Docker {
             let folders = docker::fetch()?.map(path).join(":");
             script += &format!("export PATHTRACE_DISPOSABLE_MACHINE=1 PATH={folders}:$PATH\n");
-            arguments += " --ignored --test-threads 1";
+            arguments += " --ignored --test-threads 2";
         }
         for word in &choice.only {
             arguments += &format!(" {}", quoted(word));
