@@ -3,7 +3,9 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_loop, bpf_probe_read_kernel};
+#[cfg(not(feature = "older"))]
+use aya_ebpf::helpers::bpf_loop;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracer_common::{
     counters::Counter,
     records::{
@@ -81,6 +83,55 @@ fn counter(run: &mut Run, index: u32) -> u64 {
     }
 }
 
+/// Runs a callback for each counter, and says for how many: for all of them, with `bpf_loop` (kernel 5.17).
+#[cfg(not(feature = "older"))]
+macro_rules! each {
+    ($count:expr, $callback:ident, $run:ident) => {{
+        // SAFETY: the callback gets the pointer of a live Run.
+        unsafe { bpf_loop($count, $callback as *mut c_void, (&raw mut $run).cast(), 0) };
+        $count
+    }};
+}
+
+/// Rules that are read of one table where every round of a loop costs the verifier anew.
+#[cfg(feature = "older")]
+const MOST: u32 = 512;
+
+#[cfg(feature = "older")]
+macro_rules! each {
+    ($count:expr, $callback:ident, $run:ident) => {{
+        let most = if $count < MOST { $count } else { MOST };
+        $run.unreadable = older::$callback($run.slot, $run.list, $run.snapshot, most);
+        most
+    }};
+}
+
+/// The loops, as functions that take numbers only: the verifier of 5.10 looks at such once, whoever calls them.
+#[cfg(feature = "older")]
+mod older {
+    use super::{MOST, Run, per_cpu_offset};
+
+    macro_rules! rounds {
+        ($name:ident, $symbol:literal) => {
+            #[unsafe(export_name = $symbol)]
+            #[inline(never)]
+            pub(super) extern "C" fn $name(slot: u32, list: u32, snapshot: u32, count: u32) -> u32 {
+                let Some(per_cpu) = per_cpu_offset() else { return 1 };
+                let mut run = Run { slot: slot & 1, list, snapshot, per_cpu, unreadable: 0 };
+                for index in 0..MOST {
+                    if index >= count || super::$name(index, (&raw mut run).cast()) != 0 {
+                        break;
+                    }
+                }
+                run.unreadable
+            }
+        };
+    }
+    rounds!(first_reading, "first_rounds");
+    rounds!(second_reading, "second_rounds");
+}
+
+#[cfg_attr(feature = "older", inline(always))]
 extern "C" fn first_reading(index: u32, run: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands back the pointer given to it.
     let run = unsafe { &mut *run.cast::<Run>() };
@@ -92,6 +143,7 @@ extern "C" fn first_reading(index: u32, run: *mut c_void) -> i64 {
     0
 }
 
+#[cfg_attr(feature = "older", inline(always))]
 extern "C" fn second_reading(index: u32, run: *mut c_void) -> i64 {
     // SAFETY: as above.
     let run = unsafe { &mut *run.cast::<Run>() };
@@ -147,7 +199,7 @@ pub(crate) fn open(journey: u64, key: &GapKey) {
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     if key.is_null() {
@@ -188,9 +240,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
         let room = table.count.min(MAX_SNAPSHOT - position);
         let mut run =
             Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
-        // SAFETY: the callback gets the pointer of a live Run.
-        unsafe { bpf_loop(room, first_reading as *mut c_void, (&raw mut run).cast(), 0) };
-        position += room;
+        position += each!(room, first_reading, run);
     }
     reading.busy = 0;
     0
@@ -251,8 +301,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         hits.reserved = 0;
         let mut run =
             Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
-        // SAFETY: as in `open`.
-        unsafe { bpf_loop(room, second_reading as *mut c_void, (&raw mut run).cast(), 0) };
+        let room = each!(room, second_reading, run);
         position += room;
         if room < table.count {
             hits.flags |= HITS_TRUNCATED;

@@ -88,7 +88,7 @@ pub(crate) fn sight(skb: u64, track: &mut Track, headers: &Headers, place: &Plac
 
 /// Sends the tuples of the packet's conntrack entry when they are new. A global function: the verifier looks at
 /// it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn conntrack_news(skb: u64, track: *mut Track, netns: u32) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
@@ -110,7 +110,7 @@ extern "C" fn conntrack_news(skb: u64, track: *mut Track, netns: u32) -> u32 {
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, place: *const Place) -> u32 {
     // SAFETY: null or live structures, which the verifier checks for each caller.

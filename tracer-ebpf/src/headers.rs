@@ -118,7 +118,7 @@ pub(crate) fn parse(address: u64, into: &mut Headers) -> bool {
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.

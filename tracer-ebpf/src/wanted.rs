@@ -24,7 +24,7 @@ pub(crate) fn filter(tuple: &Tuple) -> bool {
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn filter_matches(tuple: *const Tuple) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
 use tracer::{
-    attach::object,
+    attach::object::{self, Edition},
     kernel::{KernelTypes, arguments, btf::BTF_DIRECTORY, tracepoints},
 };
 use tracer_common::{
@@ -29,13 +29,20 @@ fn settings() -> Settings {
     }
 }
 
-#[test]
-fn the_verifier_takes_every_kprobe_program() {
-    let mut kernel_side = object::create(&settings()).unwrap();
+fn load_all(edition: Edition) {
+    let mut kernel_side = object::create(&settings(), edition).unwrap();
     let mut loaded = 0;
     for (name, program) in kernel_side.programs_mut() {
-        let Program::KProbe(program) = program else { continue };
-        if let Err(error) = program.load() {
+        let (result, checked) = match program {
+            Program::KProbe(program) => {
+                (program.load(), program.info().ok().and_then(|info| info.verified_instruction_count()))
+            }
+            Program::RawTracePoint(program) => {
+                (program.load(), program.info().ok().and_then(|info| info.verified_instruction_count()))
+            }
+            _ => continue,
+        };
+        if let Err(error) = result {
             if let ProgramError::LoadError { verifier_log, .. } = &error {
                 let log = verifier_log.to_string();
                 let lines: Vec<&str> = log.lines().collect();
@@ -43,9 +50,20 @@ fn the_verifier_takes_every_kprobe_program() {
             }
             panic!("{name}: {error:.200}");
         }
-        let checked = program.info().ok().and_then(|info| info.verified_instruction_count());
         eprintln!("{name}: {checked:?} instructions looked at");
         loaded += 1;
     }
-    assert!(loaded >= 7, "only {loaded} kprobe programs");
+    assert!(loaded >= 15, "only {loaded} programs");
+}
+
+#[test]
+fn the_verifier_takes_every_program() {
+    let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).unwrap();
+    load_all(Edition::of(&types));
+}
+
+/// What older kernels are given loads on every kernel.
+#[test]
+fn the_verifier_takes_every_program_for_older_kernels() {
+    load_all(Edition::Older);
 }

@@ -96,7 +96,7 @@ impl Kernel {
         symbols: impl FnOnce() -> Result<Symbols>,
         verbose: bool,
     ) -> Result<Self> {
-        let mut ebpf = object::create(settings)?;
+        let mut ebpf = object::create(settings, object::Edition::of(&types))?;
         let peek = Peek::load(&mut ebpf, &types)?;
         let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
         write_offsets(&mut ebpf, &offsets)?;

@@ -85,10 +85,9 @@ fn walk(
     rest: &[&DraftTable],
     read: u64,
 ) -> Walk {
-    let none = Vec::new();
     let (hits, flags) = match (&table.hits, judge.reading) {
-        (Some(event), _) => (&event.hits, event.flags),
-        (None, _) => (&none, HITS_OVERWRITTEN),
+        (Some(event), _) => (&*event.hits, event.flags),
+        (None, _) => (&[][..], HITS_OVERWRITTEN),
     };
     // The kernel side compares an address, where memory that was freed may hold other rules by now.
     let sure = index.backend != Backend::IptablesLegacy || judge.texts.stood_at(read);

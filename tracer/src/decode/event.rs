@@ -1,6 +1,10 @@
 //! Events: records with their fields in the types of the model.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Deref,
+};
 
 use tracer_common::{
     records::{
@@ -13,10 +17,14 @@ use tracer_common::{
 use super::DecodeError;
 use crate::model::{Family, Hook, Protocol, Tuple};
 
-/// What the kernel side saw.
+/// What the kernel side saw. Holds nothing on the heap: decoding allocates nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nine of ten events are sights, and a box would be an allocation each"
+)]
 pub enum Event {
-    Sight(Box<SightEvent>),
+    Sight(SightEvent),
     Tuples(TuplesEvent),
     Hits(HitsEvent),
     Route(RouteEvent),
@@ -174,12 +182,27 @@ impl SightEvent {
     }
 }
 
-fn device_name(ifindex: u32, name: &[u8; 16]) -> Option<String> {
-    if ifindex == 0 {
-        return None;
+/// Name of a device, as the kernel keeps it (`IFNAMSIZ`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceName([u8; 16]);
+
+impl DeviceName {
+    /// `None` for index 0, which is no device.
+    #[must_use]
+    pub fn new(ifindex: u32, name: [u8; 16]) -> Option<Self> {
+        (ifindex != 0).then_some(Self(name))
     }
-    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-    Some(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        f.write_str(&String::from_utf8_lossy(&self.0[..end]))
+    }
+}
+
+fn device_name(ifindex: u32, name: &[u8; 16]) -> Option<String> {
+    DeviceName::new(ifindex, *name).map(|name| name.to_string())
 }
 
 /// `AF_INET` and `AF_INET6` as the kernel stores them in a next hop.
@@ -248,21 +271,50 @@ pub struct HitsEvent {
     pub table: u32,
     /// `HITS_*`.
     pub flags: u32,
-    pub hits: Vec<Hit>,
+    pub hits: Hits,
 }
+
+/// Counters that moved, up to [`MAX_HITS`], in the order of their rules.
+#[derive(Clone, Copy)]
+pub struct Hits {
+    count: usize,
+    all: [Hit; MAX_HITS],
+}
+
+impl Hits {
+    /// `None` for a count that a record cannot hold.
+    fn new(count: u32, all: &[Hit; MAX_HITS]) -> Option<Self> {
+        let count = count as usize;
+        (count <= MAX_HITS).then_some(Self { count, all: *all })
+    }
+}
+
+impl Deref for Hits {
+    type Target = [Hit];
+
+    fn deref(&self) -> &[Hit] {
+        &self.all[..self.count]
+    }
+}
+
+impl fmt::Debug for Hits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for Hits {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Hits {}
 
 impl HitsEvent {
     pub(super) fn new(raw: &RuleHits) -> Result<Self, DecodeError> {
-        let count = raw.count as usize;
-        if count > MAX_HITS {
-            return Err(DecodeError::Value("count of rule hits"));
-        }
-        Ok(Self {
-            journey: raw.head.journey,
-            table: raw.table,
-            flags: raw.flags,
-            hits: raw.hits[..count].to_vec(),
-        })
+        let hits = Hits::new(raw.count, &raw.hits).ok_or(DecodeError::Value("count of rule hits"))?;
+        Ok(Self { journey: raw.head.journey, table: raw.table, flags: raw.flags, hits })
     }
 }
 
@@ -276,7 +328,7 @@ pub struct RouteEvent {
     pub error: i32,
     pub mark: u32,
     pub destination: IpAddr,
-    pub device: Option<String>,
+    pub device: Option<DeviceName>,
     pub gateway: Option<IpAddr>,
     /// `RTN_*`, `None` where the lookup does not say.
     pub route_type: Option<u8>,
@@ -294,7 +346,7 @@ impl RouteEvent {
             error: raw.error,
             mark: raw.mark,
             destination: address(raw.family, &raw.destination),
-            device: device_name(raw.ifindex, &raw.name),
+            device: DeviceName::new(raw.ifindex, raw.name),
             gateway: gateway(raw.gateway_family, &raw.gateway),
             route_type: (raw.route_type != 0).then_some(raw.route_type),
         })

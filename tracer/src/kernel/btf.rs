@@ -21,7 +21,7 @@ pub use signature::{Parameter, position_of};
 /// Where the kernel shows its BTF.
 pub const BTF_DIRECTORY: &str = "/sys/kernel/btf";
 
-/// Modules are looked through in this order, the rest after them: what is looked for is netfilter's.
+/// Modules are looked through in this order, others of netfilter after them.
 const LIKELY_MODULES: &[&str] =
     &["nf_tables", "x_tables", "nf_conntrack", "nf_nat", "ip_tables", "ip6_tables", "nft_compat"];
 
@@ -72,9 +72,9 @@ impl Modules {
         loop {
             let unseen = fs::read_dir(&self.directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
             let next =
-                unseen.filter(|path| !path.ends_with("vmlinux") && !self.seen.contains(path)).min_by_key(
-                    |path| LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX),
-                )?;
+                unseen.filter(|path| is_netfilter(path) && !self.seen.contains(path)).min_by_key(|path| {
+                    LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX)
+                })?;
             self.seen.insert(next.clone());
             // A module without readable BTF has nothing to say.
             if let Ok(module) = Btf::from_split_file(next, vmlinux) {
@@ -83,6 +83,14 @@ impl Modules {
             }
         }
     }
+}
+
+/// Whether a module can have what is looked for and the kernel proper has not. Reading all of a hundred takes long,
+/// and that happens whenever something is not there.
+fn is_netfilter(module: &Path) -> bool {
+    const BEGINNINGS: &[&str] = &["nf", "x_tables", "xt_", "ip", "br_netfilter"];
+    let name = module.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
 #[derive(Clone, Copy)]
