@@ -47,6 +47,7 @@ pub struct Namespace {
     /// Hooked functions when the probes were placed, ours left out.
     hooks: Vec<HookList>,
     contents: Vec<Content>,
+    unreadable: Option<String>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
 }
@@ -60,6 +61,7 @@ impl Namespace {
             links: BTreeMap::new(),
             hooks: Vec::new(),
             contents: Vec::new(),
+            unreadable: None,
             tables: Vec::new(),
             texts: Arc::default(),
         }
@@ -84,6 +86,12 @@ impl Namespace {
     #[must_use]
     pub fn tables(&self) -> &[Arc<TableIndex>] {
         &self.tables
+    }
+
+    /// Whose rules are not shown, and why.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
     }
 
     /// What was hooked when the probes were last placed, ours left out.
@@ -133,7 +141,7 @@ impl Namespace {
         view: &mut View,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Ruleset { hooks, tables, contents } = reader.read(self.net)?;
+            let Ruleset { hooks, tables, contents, unreadable } = reader.read(self.net)?;
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
             let plan = match probes {
@@ -159,6 +167,7 @@ impl Namespace {
             };
             if placed {
                 self.contents = contents;
+                self.unreadable = unreadable;
                 self.read_texts(&tables, &texts);
                 self.tables = tables;
                 self.texts = texts;

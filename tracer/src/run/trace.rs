@@ -1,7 +1,7 @@
 //! A live trace, from start to summary.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use super::{
     shown,
 };
 use crate::{
-    attach::Kernel,
+    attach::{Kernel, Namespace},
     attribute::Attributor,
     config::Config,
     correlate::{Correlator, Output},
@@ -151,6 +151,8 @@ impl<'c> Trace<'c> {
         let mut missing = missing.to_vec();
         missing.extend(problems);
         missing.extend(self.kernel.mechanism().problems());
+        let unreadable: BTreeSet<&str> = self.kernel.namespaces().filter_map(Namespace::unreadable).collect();
+        missing.extend(unreadable.into_iter().map(str::to_owned));
         missing.extend(absent.into_iter().map(|member| format!("{member}: this kernel does not have it")));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),
