@@ -184,6 +184,15 @@ fn tcp_frees_a_segment_that_did_its_work_as_a_drop() {
 }
 
 #[test]
+fn an_echo_reply_that_only_raw_sockets_want_arrives() {
+    let mut trace = Trace::new();
+    trace.reach_input_end(1);
+    trace.see(1, dropped(NO_SOCKET, IN_PING, tcp(CLIENT, PUBLISHED)));
+    let outcome = &trace.only().outcome;
+    assert_eq!((outcome.result, outcome.reason.as_deref()), (OutcomeKind::Delivered, Some("NO_SOCKET")));
+}
+
+#[test]
 fn an_answer_makes_a_drop_a_rejection() {
     let cases = [
         (None, "tcp-reset"),
