@@ -4,7 +4,10 @@
 
 use std::{
     fmt, fs, io,
-    os::unix::process::CommandExt,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::process::CommandExt,
+    },
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -115,6 +118,12 @@ impl LegacyLog {
         }
         self.former.push(Former::remember(fs::File::options().write(true).open(&path)?, &name)?);
         self.socket.transact(vec![command(family, PF_BIND)])
+    }
+}
+
+impl AsFd for LegacyLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

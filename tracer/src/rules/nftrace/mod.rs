@@ -106,8 +106,9 @@ impl Witness {
             if !events.is_empty() || left.is_zero() {
                 return Ok(events);
             }
+            let sockets = [Some(self.trace.as_fd()), self.legacy.as_ref().map(AsFd::as_fd)];
             let mut sources: Vec<PollFd<'_>> =
-                self.sockets().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
+                sockets.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let milliseconds = left.as_millis() + 1;
             match poll(&mut sources, PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
