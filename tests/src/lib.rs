@@ -1,6 +1,7 @@
 //! Laboratories for pathtrace: network namespaces with real devices, rules and traffic, the real binary beside
 //! them, and readable assertions on what it says. Everything here needs root; nothing here outlives its test.
 
+pub mod docker;
 pub mod expect;
 pub mod machine;
 pub mod netns;

@@ -6,6 +6,7 @@ use std::{
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::{fd::AsFd, unix::net::UnixStream},
+    sync::LazyLock,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -15,12 +16,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
 pub use self::crafted::{
-    Kept, begin_connection, datagram, echo_request, flood, flood_from, raw, segment, stray_ack,
+    Kept, begin_connection, echo_request, flood, flood_from, lone_datagram, raw, segment, stray_ack,
 };
-use crate::netns::Netns;
+use crate::{netns::Netns, wait};
 
 /// How long an attempt that should be answered may take.
-pub const LONG: Duration = Duration::from_secs(15);
+pub static LONG: LazyLock<Duration> = LazyLock::new(|| wait::scaled(Duration::from_secs(15)));
 /// How long one waits before calling an attempt unanswered that should be: under TCP's first repetition.
 pub const SHORT: Duration = Duration::from_millis(600);
 
@@ -128,7 +129,7 @@ impl Server {
         Self::spawn(address, move |stop| {
             while readable(&listener, stop) {
                 if let Ok((front, _)) = listener.accept()
-                    && let Ok(back) = inside.run(|| TcpStream::connect_timeout(&to, LONG))
+                    && let Ok(back) = inside.run(|| TcpStream::connect_timeout(&to, *LONG))
                 {
                     thread::spawn(move || drop(relay(&front, &back)));
                 }
@@ -169,7 +170,7 @@ fn readable(socket: &impl AsFd, stop: &UnixStream) -> bool {
 
 fn answer_tcp(mut connection: TcpStream, peer: SocketAddr) -> io::Result<()> {
     connection.set_nonblocking(false)?;
-    connection.set_read_timeout(Some(LONG))?;
+    connection.set_read_timeout(Some(*LONG))?;
     let mut request = String::new();
     BufReader::new(&connection).read_line(&mut request)?;
     let body = peer.ip().to_string();
@@ -240,7 +241,7 @@ pub fn exchange(mut connection: TcpStream, patience: Duration) -> Result<Answer>
 pub fn tcp_burst(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<SocketAddr>> {
     netns.run(|| {
         (0..count)
-            .map(|number| match tcp_here(to, LONG)? {
+            .map(|number| match tcp_here(to, *LONG)? {
                 (Answer::Answered { .. }, Some(ours)) => Ok(ours),
                 (other, _) => bail!("connection {number} to {to}: {other:?}"),
             })
@@ -253,13 +254,27 @@ pub fn tcp_burst(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<Sock
 /// # Errors
 /// When the attempt fails in a way that no packet explains.
 pub fn udp(netns: &Netns, source_port: u16, to: SocketAddr, patience: Duration) -> Result<Answer> {
+    datagram(netns, source_port, to, b"request", patience)
+}
+
+/// As [`udp`], with this payload.
+///
+/// # Errors
+/// As [`udp`].
+pub fn datagram(
+    netns: &Netns,
+    source_port: u16,
+    to: SocketAddr,
+    payload: &[u8],
+    patience: Duration,
+) -> Result<Answer> {
     let exchange = || -> io::Result<IpAddr> {
         let from: SocketAddr =
             if to.is_ipv4() { ([0; 4], source_port).into() } else { ([0_u16; 8], source_port).into() };
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(patience))?;
-        socket.send(b"request")?;
+        socket.send(payload)?;
         let mut room = [0; 64];
         let length = socket.recv(&mut room)?;
         String::from_utf8_lossy(&room[..length]).parse().map_err(io::Error::other)

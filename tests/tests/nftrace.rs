@@ -57,7 +57,7 @@ impl Traced {
     }
 
     fn exchange(&self) -> Result<()> {
-        traffic::tcp(self.lab.netns("client")?, self.to, LONG).map(drop)
+        traffic::tcp(self.lab.netns("client")?, self.to, *LONG).map(drop)
     }
 
     /// Until a journey names the rule that let it pass.

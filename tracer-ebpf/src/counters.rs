@@ -3,71 +3,57 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_loop, bpf_probe_read_kernel};
+#[cfg(not(feature = "older"))]
+use aya_ebpf::helpers::bpf_loop;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracer_common::{
     counters::Counter,
     records::{
-        HITS_AT_DROP, HITS_INTERLEAVED, HITS_NESTED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit, Kind,
-        MAX_HITS, RuleHits,
+        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, HITS_UNSWITCHED, Hit,
+        Kind, MAX_HITS, RuleHits,
     },
     settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
 };
 
 use crate::{
     emit::head,
-    maps::{
-        COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, Reading, SETTINGS, SNAPSHOT, count,
-    },
+    maps::{COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
+    read::{Reader, offset},
 };
 
 /// Each CPU has three readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
-/// TEE sends another one through OUTPUT and POSTROUTING; packets on their way out can be interrupted by packets that
-/// come in; and in OUTPUT, too, a REJECT sends another packet through OUTPUT.
+/// TEE sends another one through OUTPUT and POSTROUTING; so does that of a packet that is itself at OUTPUT; and
+/// packets on their way out can be interrupted by packets that come in.
 const SLOTS: u32 = 3;
 const _: () = assert!(SLOTS == crate::maps::READING_SLOTS);
 /// `NF_INET_LOCAL_OUT`, from where on hooks are those of packets on their way out.
 const LOCAL_OUT: u32 = 3;
 
-/// The readings of packets that come in, of those on their way out, and of those sent while one is on its way out.
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const NESTED: u32 = 2;
-
+/// Where this packet is read. On the way out, the first free place; with both taken, the outer one is an old one
+/// that was never closed (its packet was queued, or stolen).
 #[inline(always)]
-fn slot_of(hook: u32, journey: u64) -> u32 {
+fn slot_for(journey: u64, hook: u32) -> u32 {
     if hook < LOCAL_OUT {
-        IN
-    } else if interrupted(journey).is_some() {
-        NESTED
-    } else {
-        OUT
+        return 0;
     }
+    let is_free = |slot| {
+        // SAFETY: a valid per-CPU map value.
+        READING
+            .get_ptr(slot)
+            .is_some_and(|reading| unsafe { (*reading).journey == 0 || (*reading).journey == journey })
+    };
+    if !is_free(1) && is_free(2) { 2 } else { 1 }
 }
 
+/// The task on this CPU and how often it has been switched out; (0, 0) where that cannot be known.
 #[inline(always)]
-fn task() -> u64 {
-    // SAFETY: the helper only reads.
-    unsafe { bpf_get_current_task() }
-}
-
-/// The reading of another packet on its way out, in whose walk this one passes.
-#[inline(always)]
-fn interrupted(journey: u64) -> Option<&'static mut Reading> {
-    let reading = READING.get_ptr_mut(OUT)?;
-    // SAFETY: a valid per-CPU map value.
-    let reading = unsafe { &mut *reading };
-    if reading.journey == 0 || reading.journey == journey || reading.task != task() {
-        return None;
-    }
-    Some(reading)
-}
-
-/// A packet that is followed passes a probe (`journey` 0: one that may come to be).
-#[inline(always)]
-pub(crate) fn passed(journey: u64) {
-    if let Some(reading) = interrupted(journey) {
-        reading.nested += 1;
-    }
+fn task() -> (u64, u64) {
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let (Some(voluntary), Some(forced)) = (offset!(task_nvcsw), offset!(task_nivcsw)) else { return (0, 0) };
+    let mut reader = Reader::new();
+    let switches: u64 = reader.read::<u64>(task + voluntary) + reader.read::<u64>(task + forced);
+    if reader.failed() { (0, 0) } else { (task, switches) }
 }
 
 /// State of a run over a table's counters.
@@ -97,6 +83,55 @@ fn counter(run: &mut Run, index: u32) -> u64 {
     }
 }
 
+/// Runs a callback for each counter, and says for how many: for all of them, with `bpf_loop` (kernel 5.17).
+#[cfg(not(feature = "older"))]
+macro_rules! each {
+    ($count:expr, $callback:ident, $run:ident) => {{
+        // SAFETY: the callback gets the pointer of a live Run.
+        unsafe { bpf_loop($count, $callback as *mut c_void, (&raw mut $run).cast(), 0) };
+        $count
+    }};
+}
+
+/// Rules that are read of one table where every round of a loop costs the verifier anew.
+#[cfg(feature = "older")]
+const MOST: u32 = 256;
+
+#[cfg(feature = "older")]
+macro_rules! each {
+    ($count:expr, $callback:ident, $run:ident) => {{
+        let most = if $count < MOST { $count } else { MOST };
+        $run.unreadable |= older::$callback($run.slot, $run.list, $run.snapshot, most);
+        most
+    }};
+}
+
+/// The loops, as functions that take numbers only: the verifier of 5.10 looks at such once, whoever calls them.
+#[cfg(feature = "older")]
+mod older {
+    use super::{MOST, Run, per_cpu_offset};
+
+    macro_rules! rounds {
+        ($name:ident, $symbol:literal) => {
+            #[unsafe(export_name = $symbol)]
+            #[inline(never)]
+            pub(super) extern "C" fn $name(slot: u32, list: u32, snapshot: u32, count: u32) -> u32 {
+                let Some(per_cpu) = per_cpu_offset() else { return 1 };
+                let mut run = Run { slot: slot & 1, list, snapshot, per_cpu, unreadable: 0 };
+                for index in 0..MOST {
+                    if index >= count || super::$name(index, (&raw mut run).cast()) != 0 {
+                        break;
+                    }
+                }
+                run.unreadable
+            }
+        };
+    }
+    rounds!(first_reading, "first_rounds");
+    rounds!(second_reading, "second_rounds");
+}
+
+#[cfg_attr(feature = "older", inline(always))]
 extern "C" fn first_reading(index: u32, run: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands back the pointer given to it.
     let run = unsafe { &mut *run.cast::<Run>() };
@@ -108,6 +143,7 @@ extern "C" fn first_reading(index: u32, run: *mut c_void) -> i64 {
     0
 }
 
+#[cfg_attr(feature = "older", inline(always))]
 extern "C" fn second_reading(index: u32, run: *mut c_void) -> i64 {
     // SAFETY: as above.
     let run = unsafe { &mut *run.cast::<Run>() };
@@ -163,16 +199,20 @@ pub(crate) fn open(journey: u64, key: &GapKey) {
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
-    // SAFETY: null or a live structure, which the verifier checks for each caller.
-    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    if key.is_null() {
+        return 0;
+    }
+    // Before 6.2 the verifier takes a key for a map only from a program's own stack.
+    // SAFETY: a live structure, which the verifier checks for each caller.
+    let key = &unsafe { key.read_volatile() };
     // SAFETY: written before the program was loaded, read-only since.
     if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
         return 0;
     }
-    let slot = slot_of(key.hook, journey);
+    let slot = slot_for(journey, key.hook);
     let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot)) else {
         return 0;
     };
@@ -190,8 +230,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     reading.gap = *key;
     reading.generation = gap.generation;
     reading.passes = passes();
-    reading.task = task();
-    reading.nested = 0;
+    (reading.task, reading.switches) = if key.hook < LOCAL_OUT { (0, 0) } else { task() };
     let mut position = 0;
     for i in 0..MAX_TABLES {
         if i as u32 >= gap.count {
@@ -201,9 +240,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
         let room = table.count.min(MAX_SNAPSHOT - position);
         let mut run =
             Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
-        // SAFETY: the callback gets the pointer of a live Run.
-        unsafe { bpf_loop(room, first_reading as *mut c_void, (&raw mut run).cast(), 0) };
-        position += room;
+        position += each!(room, first_reading, run);
     }
     reading.busy = 0;
     0
@@ -212,9 +249,9 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
 /// Second reading: sends the counters that moved since [`open`], one record a table.
 #[inline(always)]
 pub(crate) fn close(journey: u64, at_drop: u32) {
-    close_reading(journey, at_drop, IN);
-    close_reading(journey, at_drop, OUT);
-    close_reading(journey, at_drop, NESTED);
+    close_reading(journey, at_drop, 0);
+    close_reading(journey, at_drop, 1);
+    close_reading(journey, at_drop, 2);
 }
 
 /// A global function, as above.
@@ -239,14 +276,12 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
     }
     // The packet itself passed the probe that closes the gap, unless it died.
     let own = if at_drop == 0 { 1 } else { 0 };
-    let others = passes() - reading.passes - own;
-    let mut flags = match others {
-        0 => 0,
-        _ if others == reading.nested => HITS_INTERLEAVED | HITS_NESTED,
-        _ => HITS_INTERLEAVED,
-    };
+    let mut flags = if passes() == reading.passes + own { 0 } else { HITS_INTERLEAVED };
     if at_drop != 0 {
         flags |= HITS_AT_DROP;
+    }
+    if reading.task != 0 && (reading.task, reading.switches) == task() {
+        flags |= HITS_UNSWITCHED;
     }
     reading.busy = 1;
     let mut position = 0;
@@ -266,8 +301,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         hits.reserved = 0;
         let mut run =
             Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
-        // SAFETY: as in `open`.
-        unsafe { bpf_loop(room, second_reading as *mut c_void, (&raw mut run).cast(), 0) };
+        let room = each!(room, second_reading, run);
         position += room;
         if room < table.count {
             hits.flags |= HITS_TRUNCATED;

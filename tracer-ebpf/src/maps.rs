@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use tracer_common::{
     counters::{COUNTERS as COUNTER_COUNT, Counter},
+    kprobe::{MAX_PLACES, Place, PlaceKey},
     records::RuleHits,
     settings::{Gap, GapKey, MAX_COUNTERS, MAX_SNAPSHOT, Settings},
     tuple::Tuple,
@@ -90,6 +91,22 @@ pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(
 /// See `counters`.
 pub(crate) const READING_SLOTS: u32 = 3;
 
+/// What the kprobe programs do at which function.
+#[map]
+pub(crate) static PLACES: HashMap<PlaceKey, Place> = HashMap::with_max_entries(MAX_PLACES, 0);
+
+/// The program that the other kprobe programs hand a packet to: the verifier looks at it once.
+#[map]
+pub(crate) static KPROBE_JUDGE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// What they hand over. Kprobe programs do not interrupt each other on one CPU (`bpf_prog_active`).
+#[map]
+pub(crate) static HANDED_OVER: PerCpuArray<HandedOver> = PerCpuArray::with_max_entries(1, 0);
+
+/// Calls of `nf_hook_slow` under way, by the stack pointer at their beginning.
+#[map]
+pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(4096, 0);
+
 /// Room to put a [`RuleHits`] together.
 #[map]
 pub(crate) static HITS: PerCpuArray<RuleHits> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
@@ -116,8 +133,34 @@ pub(crate) struct Track {
 #[derive(Clone, Copy)]
 pub(crate) struct Hand {
     pub(crate) skb: u64,
+    /// `sk_buff.head`, which copies share.
+    pub(crate) buffer: u64,
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
+}
+
+/// A packet at a place of the plan.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct HandedOver {
+    pub(crate) skb: u64,
+    /// `struct net`
+    pub(crate) net: u64,
+    /// `struct nf_hook_state`, 0 at a hook that nobody is hooked to.
+    pub(crate) state: u64,
+    pub(crate) place: Place,
+    pub(crate) hook: u8,
+    pub(crate) pf: u8,
+    pub(crate) reserved: u16,
+}
+
+/// A call of `nf_hook_slow`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) skb: u64,
+    /// Lies in the caller's frame, and so is there when the call returns.
+    pub(crate) state: u64,
 }
 
 /// A tuple in a namespace.
@@ -142,10 +185,9 @@ pub(crate) struct Reading {
     pub(crate) busy: u32,
     /// [`PASSES`] at the first reading.
     pub(crate) passes: u64,
-    /// `task_struct` in whose context the packet came.
+    /// The task at the first reading and how often it had been switched out; 0 where that is not known.
     pub(crate) task: u64,
-    /// How many of the passes since were those of other followed packets in the context of that task.
-    pub(crate) nested: u64,
+    pub(crate) switches: u64,
 }
 
 /// Adds 1 to a counter of this CPU.

@@ -94,7 +94,7 @@ impl Packet {
         let netns = lab.netns(space)?;
         let target = SocketAddr::new(to, self.port);
         match self.load {
-            Load::Udp => traffic::datagram(netns, target).map(Some),
+            Load::Udp => traffic::lone_datagram(netns, target).map(Some),
             Load::Connect => traffic::begin_connection(netns, target).map(Some),
             Load::Tcp { flags } => {
                 let source = SocketAddr::new(from, self.source_port);

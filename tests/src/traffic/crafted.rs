@@ -82,7 +82,7 @@ pub struct Kept(#[expect(dead_code, reason = "kept for what it does when it is d
 ///
 /// # Errors
 /// As [`segment`].
-pub fn datagram(netns: &Netns, to: SocketAddr) -> Result<Kept> {
+pub fn lone_datagram(netns: &Netns, to: SocketAddr) -> Result<Kept> {
     let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     netns.run(|| {
         let socket = UdpSocket::bind(any)?;

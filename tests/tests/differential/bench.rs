@@ -88,10 +88,10 @@ impl Bench {
     fn wait_until_current(&mut self) -> Result<()> {
         let target = (self.lab.address("server", Family::Ipv4)?, MARKER).into();
         let before = self.trace.lines().len();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         loop {
             let client = self.lab.netns("client")?;
-            drop(traffic::datagram(client, target)?);
+            drop(traffic::lone_datagram(client, target)?);
             let seen = self.trace.lines();
             let markers =
                 seen.iter().skip(before).filter(|line| line["packet"]["destination_port"] == MARKER);

@@ -1,6 +1,7 @@
 //! Loads the kernel side and puts its probes in place. Everything here is gone when its descriptors are closed,
 //! also after SIGKILL.
 
+pub mod kprobe;
 pub mod netfilter;
 pub mod object;
 mod placement;
@@ -18,23 +19,56 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
-use tracer_common::{
-    counters::{COUNTERS, Counter},
-    settings::Settings,
-};
+use tracer_common::{counters::Counter, settings::Settings};
 
 pub use self::placement::Namespace;
-use self::{netfilter::Programs, readings::Readings};
+use self::{kprobe::Kprobes, netfilter::Programs, readings::Readings};
 use crate::{
     correlate::Forget,
-    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
+    kernel::{
+        KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints,
+    },
     plan::{TRACEPOINTS, View},
 };
+
+/// How packets are looked at between tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    Links,
+    Kprobes,
+}
+
+/// What looks at packets between tables.
+pub enum TableProbes {
+    /// Netfilter BPF links: a probe at each place of each namespace.
+    Links(Programs),
+    /// Kprobes: one on each function that runs tables.
+    Kprobes(Kprobes),
+}
+
+impl TableProbes {
+    /// As `start` names them.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Links(_) => "netfilter",
+            Self::Kprobes(_) => "kprobe",
+        }
+    }
+
+    /// What is not seen because a part of them was refused, a line each.
+    pub fn problems(&self) -> Vec<String> {
+        match self {
+            Self::Links(_) => Vec::new(),
+            Self::Kprobes(kprobes) => kprobes.problems().collect(),
+        }
+    }
+}
 
 /// The loaded kernel side, and what is known of this kernel.
 pub struct Kernel {
     ebpf: Ebpf,
-    programs: Programs,
+    probes: TableProbes,
     peek: Peek,
     types: KernelTypes,
     symbols: Arc<Symbols>,
@@ -57,18 +91,22 @@ impl Kernel {
     /// What the kernel refused, or the error of `symbols`.
     pub fn load(
         settings: &Settings,
+        mechanism: Mechanism,
         types: KernelTypes,
         symbols: impl FnOnce() -> Result<Symbols>,
         verbose: bool,
     ) -> Result<Self> {
-        let mut ebpf = object::create(settings)?;
+        let mut ebpf = object::create(settings, object::Edition::of(&types))?;
         let peek = Peek::load(&mut ebpf, &types)?;
         let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
         write_offsets(&mut ebpf, &offsets)?;
-        let programs = Programs::new(object::OBJECT, ebpf.maps(), verbose)?;
+        let probes = match mechanism {
+            Mechanism::Links => TableProbes::Links(Programs::new(object::OBJECT, ebpf.maps(), verbose)?),
+            Mechanism::Kprobes => TableProbes::Kprobes(Kprobes::new(&mut ebpf, settings.arguments)?),
+        };
         let readings = Readings::new(&mut ebpf)?;
         Ok(Self {
-            programs,
+            probes,
             peek,
             types,
             symbols: symbols()?.into(),
@@ -81,6 +119,12 @@ impl Kernel {
             missing: Vec::new(),
             own_table: None,
         })
+    }
+
+    /// What looks at the tables.
+    #[must_use]
+    pub fn mechanism(&self) -> &TableProbes {
+        &self.probes
     }
 
     /// The kernel's symbols.
@@ -104,7 +148,12 @@ impl Kernel {
     /// When one is refused without which there is nothing to show.
     pub fn attach_tracepoints(&mut self) -> Result<()> {
         for probe in TRACEPOINTS {
-            match object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint) {
+            let attached = if tracepoints::takes(&self.types, probe.tracepoint, probe.takes) {
+                object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint)
+            } else {
+                Err(anyhow::anyhow!("tracepoint {} hands over other things than expected", probe.tracepoint))
+            };
+            match attached {
                 Ok(()) => self.attached.push(probe.tracepoint),
                 Err(error) if probe.required => return Err(error),
                 Err(_) => self
@@ -149,6 +198,9 @@ impl Kernel {
             let mut scope: HashMap<_, u64, u32> =
                 HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
             scope.remove(&namespace.net())?;
+            if let TableProbes::Kprobes(kprobes) = &mut self.probes {
+                kprobes.remove(&mut self.ebpf, inode)?;
+            }
         }
         Ok(())
     }
@@ -194,7 +246,7 @@ impl Kernel {
         if !force && namespace.is_current(&reader)? {
             return Ok(false);
         }
-        namespace.place(&reader, &mut self.programs, &mut self.readings, &mut self.ebpf, view)?;
+        namespace.place(&reader, &mut self.probes, &mut self.readings, &mut self.ebpf, view)?;
         // What was hooked by a module loaded since the symbols were read has no name, and so is not told apart.
         let nameless: BTreeSet<u64> = namespace.nameless().collect();
         if !nameless.is_subset(&self.nameless) {
@@ -233,12 +285,17 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        Counter::ALL.iter().map(|counter| Ok((*counter, self.counter(*counter)?))).collect()
+    }
+
+    /// One of [`Self::counters`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
         let map: PerCpuArray<_, u64> =
             PerCpuArray::try_from(self.ebpf.map("COUNTERS").context("kernel object: no map COUNTERS")?)?;
-        (0..COUNTERS)
-            .zip(Counter::ALL)
-            .map(|(index, counter)| Ok((*counter, map.get(&index, 0)?.iter().sum())))
-            .collect()
+        Ok(map.get(&(counter as u32), 0)?.iter().sum())
     }
 }
 

@@ -14,6 +14,7 @@ use aya::{Ebpf, maps::HashMap as BpfHashMap};
 use tracer_common::settings::{Gap as RawGap, GapKey, MAX_TABLES, Table};
 
 use super::{
+    TableProbes,
     netfilter::{Place, PlaceError, Programs},
     readings::Readings,
 };
@@ -23,7 +24,7 @@ use crate::{
         in_netns, monotonic,
     },
     model::{Family, Hook, TableFamily},
-    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
+    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_functions, plan_hook, unbounded},
     rules::{
         index::{ChainRef, TableIndex},
         late::{LateTexts, Printed},
@@ -45,7 +46,10 @@ pub struct Namespace {
     links: BTreeMap<Place, OwnedFd>,
     /// Hooked functions when the probes were placed, ours left out.
     hooks: Vec<HookList>,
+    /// See [`HookPlan::unbounded`].
+    unbounded: Vec<String>,
     contents: Vec<Content>,
+    unreadable: Option<String>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
     /// Name of the table of ours that switches the kernel's own trace on, and its base chains.
@@ -63,7 +67,9 @@ impl Namespace {
             net,
             links: BTreeMap::new(),
             hooks: Vec::new(),
+            unbounded: Vec::new(),
             contents: Vec::new(),
+            unreadable: None,
             tables: Vec::new(),
             texts: Arc::default(),
         }
@@ -90,10 +96,22 @@ impl Namespace {
         &self.tables
     }
 
+    /// Whose rules are not shown, and why.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
+    }
+
     /// What was hooked when the probes were last placed, ours left out.
     #[must_use]
     pub fn hooks(&self) -> &[HookList] {
         &self.hooks
+    }
+
+    /// Tables whose verdict no probe of ours can see, in words.
+    #[must_use]
+    pub fn unbounded(&self) -> &[String] {
+        &self.unbounded
     }
 
     /// The texts of [`Self::tables`].
@@ -132,17 +150,21 @@ impl Namespace {
     pub(super) fn place(
         &mut self,
         reader: &RulesetReader<'_>,
-        programs: &mut Programs,
+        probes: &mut TableProbes,
         readings: &mut Readings,
         ebpf: &mut Ebpf,
         view: &mut View,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Ruleset { hooks, mut tables, contents } = reader.read(self.net)?;
+            let Ruleset { hooks, mut tables, contents, unreadable } = reader.read(self.net)?;
             self.own_chains = self.take_own(&mut tables);
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
-            let plans: Vec<HookPlan> = hooks.iter().map(plan_hook).collect();
+            let plan = match probes {
+                TableProbes::Links(_) => plan_hook,
+                TableProbes::Kprobes(_) => plan_functions,
+            };
+            let plans: Vec<HookPlan> = hooks.iter().map(plan).collect();
             let texts = Arc::new(LateTexts::default());
             let by_address = by_address(&tables);
             let mut tables_of: HashMap<u64, Table> = HashMap::new();
@@ -151,8 +173,18 @@ impl Namespace {
                     GapWriter { netns: self.inode, list, plan, by_address: &by_address, texts: &texts, view };
                 writer.write(readings, ebpf, &mut tables_of)?;
             }
-            if self.links_for(&hooks, &plans, programs)? {
+            let placed = match probes {
+                TableProbes::Links(programs) => self.links_for(&hooks, &plans, programs)?,
+                TableProbes::Kprobes(kprobes) => {
+                    let planned: Vec<_> = hooks.iter().zip(&plans).collect();
+                    kprobes.place(ebpf, (self.inode, self.net), &planned, (reader.types, reader.symbols))?;
+                    true
+                }
+            };
+            if placed {
+                self.unbounded = hooks.iter().zip(&plans).flat_map(unbounded).collect();
                 self.contents = contents;
+                self.unreadable = unreadable;
                 self.read_texts(&tables, &texts);
                 self.tables = tables;
                 self.texts = texts;
@@ -247,7 +279,7 @@ impl Namespace {
 }
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`
-fn protocol_family(family: Family) -> u8 {
+pub(super) fn protocol_family(family: Family) -> u8 {
     match family {
         Family::Ipv4 => 2,
         Family::Ipv6 => 10,
@@ -342,8 +374,8 @@ fn judging(function: &HookFunction) -> Vec<Judging> {
     match &function.kind {
         HookKind::XtTable { table } => vec![one(Some(*table), false)],
         HookKind::NftChain { chain } => vec![one(Some(*chain), false)],
-        HookKind::Nat { chains } if chains.is_empty() => vec![one(None, true)],
-        HookKind::Nat { chains } => chains
+        HookKind::Nat { chains, .. } if chains.is_empty() => vec![one(None, true)],
+        HookKind::Nat { chains, .. } => chains
             .iter()
             .map(|chain| match chain.kind {
                 HookKind::XtTable { table: address } | HookKind::NftChain { chain: address } => {

@@ -3,7 +3,7 @@
 use tracer_common::records::{HITS_OVERWRITTEN, HITS_STALE};
 
 use super::{
-    mapping::Mappings,
+    mapping::{MappingKey, Mappings},
     traced::{Account, Told},
 };
 use crate::{
@@ -34,6 +34,7 @@ pub(super) fn judge(
     mappings: &mut Mappings,
     account: &mut Account<'_>,
 ) -> Judged {
+    let netns = account.netns;
     let mut judged = Judged::default();
     let Some(first) = tables.first() else { return judged };
     let mut before = first.before;
@@ -41,13 +42,14 @@ pub(super) fn judge(
         let judge = &table.gap.judges[table.judge];
         let rest = &tables[number + 1..];
         let stage = if judge.nat && (table.confirmed || judge.table.is_none()) {
-            follow_mapping(table, judge, before, flow, direction, mappings)
+            follow_mapping(table, judge, before, flow.map(|flow| (flow, netns)), direction, mappings)
         } else if judge.nat && !table.tracked {
             // The NAT engine leaves packets alone that connection tracking does not know.
             None
         } else {
             judge.table.as_ref().map(|(index, base)| {
-                let walk = walk(table, judge, index, *base, rest, account.read);
+                let known = judge.texts.get().map_or(&**index, |texts| texts.refined(index));
+                let walk = walk(table, judge, known, *base, before, rest, account.read);
                 let told = account.complete(table, index, *base, before, !rest.is_empty(), walk);
                 decided(table, judge, index, *base, &told, before, rest)
             })
@@ -56,14 +58,9 @@ pub(super) fn judge(
         if let (Some(flow), Some(kind), Some(rule)) = (flow, stage.nat, stage.rules.last())
             && stage.decided_by == Some(DecidedBy::Rule)
         {
-            mappings.learn(
-                flow,
-                stage.before.destination != stage.after.destination
-                    || stage.before.destination_port != stage.after.destination_port,
-                kind,
-                rule,
-                stage.backend,
-            );
+            let of_destination = stage.before.destination != stage.after.destination
+                || stage.before.destination_port != stage.after.destination_port;
+            mappings.learn(MappingKey { flow, netns, of_destination }, kind, rule, stage.backend);
         }
         before = stage.after;
         let died =
@@ -84,17 +81,21 @@ fn walk(
     judge: &Judge,
     index: &TableIndex,
     base: ChainRef,
+    before: Tuple,
     rest: &[&DraftTable],
     read: u64,
 ) -> Walk {
-    let none = Vec::new();
     let (hits, flags) = match (&table.hits, judge.reading) {
-        (Some(event), _) => (&event.hits, event.flags),
-        (None, _) => (&none, HITS_OVERWRITTEN),
+        (Some(event), _) => (&*event.hits, event.flags),
+        (None, _) => (&[][..], HITS_OVERWRITTEN),
     };
     // The kernel side compares an address, where memory that was freed may hold other rules by now.
     let sure = index.backend != Backend::IptablesLegacy || judge.texts.stood_at(read);
     let flags = if sure { flags } else { flags | HITS_STALE };
+    let last_nat = judge.nat && rest.iter().all(|other| !other.gap.judges[other.judge].nat);
+    if table.fate == Fate::Passed && last_nat && before != table.after {
+        return solve(index, base, hits, flags, Fate::Translated);
+    }
     if table.fate != Fate::Dropped {
         return solve(index, base, hits, flags, table.fate);
     }
@@ -165,7 +166,7 @@ fn follow_mapping(
     table: &DraftTable,
     judge: &Judge,
     before: Tuple,
-    flow: Option<u64>,
+    flow: Option<(u64, u32)>,
     direction: Option<Direction>,
     mappings: &Mappings,
 ) -> Option<NetfilterStage> {
@@ -174,7 +175,7 @@ fn follow_mapping(
     let forward = direction != Some(Direction::Reply);
     // A reply's destination is rewritten back by the rule that rewrote the source.
     let of_destination = (change == NatKind::Dnat) == forward;
-    let known = flow.and_then(|flow| mappings.find(flow, of_destination));
+    let known = flow.and_then(|(flow, netns)| mappings.find(MappingKey { flow, netns, of_destination }));
     let index = judge.table.as_ref().map(|(index, _)| index);
     let family = match table.family {
         Family::Ipv4 => TableFamily::Ip,

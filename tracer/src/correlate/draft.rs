@@ -6,7 +6,7 @@ use tracer_common::{records::SIGHT_UNREADABLE, tuple as raw};
 
 use super::{flows::Flows, open::Open};
 use crate::{
-    decode::{self, HitsEvent, SightEvent},
+    decode::{self, Fragment, HitsEvent, SightEvent},
     model::{
         Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, Protocol,
         RouteStage, Tuple,
@@ -103,10 +103,7 @@ impl Open {
         let tuple = first.tuple?;
         let conntrack = self.conntrack_of_packet();
         let tracked = conntrack.as_ref().is_some_and(|c| c.original.is_some());
-        let flow = match (&self.tuples, tracked) {
-            (Some(tuples), true) => Some(flows.number(self.conntrack, &tuples.original, self.conntrack_zone)),
-            _ => None,
-        };
+        let flow = if tracked { flows.number(&self.connections) } else { None };
         let direction = match self.conntrack_info {
             Some(info) if tracked => {
                 Some(if is_reply(info) { Direction::Reply } else { Direction::Original })
@@ -116,6 +113,7 @@ impl Open {
         if first.raw.flags & SIGHT_UNREADABLE != 0 {
             self.notes.push("a part of the packet could not be read".to_owned());
         }
+        self.note_copies();
         let last_stage = self.last_stage();
         Some(Draft {
             flow,
@@ -156,7 +154,7 @@ impl Open {
             _ => CtState::New,
         };
         let tuple = |choose: fn(&decode::TuplesEvent) -> &raw::Tuple| {
-            self.tuples.as_ref().and_then(|tuples| decode::tuple(choose(tuples)))
+            self.connections.last().and_then(|tuples| decode::tuple(choose(tuples)))
         };
         Some(Conntrack {
             state,
@@ -207,12 +205,13 @@ fn tcp_flags(byte: u8) -> String {
     FLAGS.iter().filter(|(bit, _)| byte & bit != 0).map(|(_, letter)| letter).collect()
 }
 
-/// IPv4: offset in units of 8 bytes in the low 13 bits, MF above; IPv6: offset in the high 13 bits, M lowest.
+/// IPv4: offset in units of 8 bytes in the low 13 bits; IPv6: offset in the high 13 bits.
 fn fragment(sight: &SightEvent) -> Option<String> {
     let field = sight.raw.fragment;
     let (offset, more) = match sight.family {
         Family::Ipv4 => ((field & 0x1fff) * 8, field & 0x2000 != 0),
         Family::Ipv6 => (field & 0xfff8, field & 1 != 0),
     };
-    (offset != 0 || more).then(|| format!("offset {offset}{}", if more { ", more follow" } else { ", last" }))
+    (sight.fragment() != Fragment::Whole)
+        .then(|| format!("offset {offset}{}", if more { ", more follow" } else { ", last" }))
 }

@@ -1,6 +1,7 @@
 //! Facts of the running kernel: types (BTF), symbols, memory, per-CPU offsets, namespaces, hooked functions.
 //! Everything here reads; nothing changes anything.
 
+pub mod arguments;
 mod block;
 pub mod btf;
 mod error;
@@ -10,6 +11,7 @@ pub mod net;
 pub mod peek;
 pub mod percpu;
 pub mod symbols;
+pub mod tracepoints;
 
 pub use block::Block;
 pub use btf::KernelTypes;

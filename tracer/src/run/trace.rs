@@ -1,7 +1,9 @@
 //! A live trace, from start to summary.
 
+mod notices;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     time::{Duration, Instant},
 };
@@ -13,6 +15,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
+use self::notices::Loss;
 use super::{
     ended::{Ended, Waiting},
     findings::Findings,
@@ -23,18 +26,17 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    attach::Kernel,
+    attach::{Kernel, Namespace},
     attribute::Attributor,
     config::{Config, Format},
     correlate::{Correlator, Output},
     decode::decode,
     error::Failure,
     kernel::monotonic,
-    model::{Journey, Line, Notice, NoticeLevel, OutcomeKind, Start},
+    model::{Journey, Line, NoticeLevel, OutcomeKind, Start},
     render::{Environment, Render, renderer},
     summary::{Events, Shown, Tally},
 };
-
 /// How often stalled journeys and the ruleset are looked at.
 const TICK: Duration = Duration::from_millis(10);
 /// How often namespaces are listed.
@@ -77,6 +79,9 @@ struct Trace<'c> {
     tally: Tally,
     received: u64,
     malformed: u64,
+    loss: Loss,
+    /// Tables of which it was said that their verdict is not seen.
+    unbounded: BTreeSet<String>,
     shown: u64,
     done: bool,
     ticks: u32,
@@ -116,6 +121,8 @@ impl<'c> Trace<'c> {
             tally: Tally::default(),
             received: 0,
             malformed: 0,
+            unbounded: BTreeSet::new(),
+            loss: Loss::none(),
             shown: 0,
             done: false,
             ticks: 0,
@@ -130,10 +137,14 @@ impl<'c> Trace<'c> {
             self.render.name_netns(namespace.inode, &namespace.name);
         }
         let (attached, missing) = self.kernel.attached();
-        let mut probes: Vec<String> = vec!["netfilter".to_owned()];
+        let mut probes: Vec<String> = vec![self.kernel.mechanism().name().to_owned()];
         probes.extend(attached.iter().map(|name| (*name).to_owned()));
         let mut missing = missing.to_vec();
         missing.extend(problems);
+        missing.extend(self.new_unbounded());
+        missing.extend(self.kernel.mechanism().problems());
+        let unreadable: BTreeSet<&str> = self.kernel.namespaces().filter_map(Namespace::unreadable).collect();
+        missing.extend(unreadable.into_iter().map(str::to_owned));
         missing.extend(absent.into_iter().map(|member| format!("{member}: this kernel does not have it")));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -212,12 +223,14 @@ impl<'c> Trace<'c> {
 
     fn tick(&mut self) -> Result<(), Failure> {
         let mut output = Output::default();
-        self.correlator.tick(monotonic(), &mut output);
+        let now = monotonic();
+        self.look_for_loss(now)?;
+        self.correlator.tick(now, &mut output);
         self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(2) {
-            self.sync();
+            self.sync()?;
         }
         self.show_all()?;
         for journey in self.findings.overdue(&self.scoped, &self.kernel) {
@@ -231,8 +244,9 @@ impl<'c> Trace<'c> {
 
     /// Follows changes of rulesets and base chains. A namespace may vanish at any moment: the next look at the scope
     /// says so.
-    fn sync(&mut self) {
+    fn sync(&mut self) -> Result<(), Failure> {
         let _ = self.kernel.sync(&mut self.correlator.view);
+        self.say_unbounded()
     }
 
     fn look_at_scope(&mut self) -> Result<(), Failure> {
@@ -276,10 +290,6 @@ impl<'c> Trace<'c> {
         Ok(())
     }
 
-    fn notice(&mut self, level: NoticeLevel, message: String) -> Result<(), Failure> {
-        self.line(&Line::Notice(Notice { level, message }))
-    }
-
     /// Attributes, enriches and prints what ended and need not wait.
     fn show(&mut self, output: Output) -> Result<(), Failure> {
         self.kernel.forget(&output.forget)?;
@@ -288,7 +298,7 @@ impl<'c> Trace<'c> {
         if ready.is_empty() {
             return Ok(());
         }
-        self.settle_texts();
+        self.settle_texts()?;
         self.attribute(ready)
     }
 
@@ -297,7 +307,7 @@ impl<'c> Trace<'c> {
         if self.ended.is_empty() {
             return Ok(());
         }
-        self.settle_texts();
+        self.settle_texts()?;
         let _ = self.kernel.sync_these(self.ended.netns(), &mut self.correlator.view);
         let ended = self.ended.all();
         self.attribute(ended)
@@ -321,7 +331,7 @@ impl<'c> Trace<'c> {
     }
 
     /// Rule texts are trusted once the ruleset was seen unchanged after they had been read.
-    fn settle_texts(&mut self) {
+    fn settle_texts(&mut self) -> Result<(), Failure> {
         let pending: Vec<_> = self
             .kernel
             .namespaces()
@@ -329,12 +339,12 @@ impl<'c> Trace<'c> {
             .filter(|t| t.is_pending())
             .collect();
         if pending.is_empty() {
-            return;
+            return Ok(());
         }
         for texts in pending {
             texts.wait();
         }
-        self.sync();
+        self.sync()
     }
 
     fn print(&mut self, journey: Journey) -> Result<(), Failure> {

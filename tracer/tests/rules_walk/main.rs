@@ -53,6 +53,7 @@ fn effect_text(table: &TableIndex, effect: &Effect) -> String {
         Effect::Continue { target: None } => String::new(),
         Effect::Continue { target: Some(target) }
         | Effect::Final { target, .. }
+        | Effect::OneOf { target, .. }
         | Effect::Unknown { target } => format!("-j {target}"),
         Effect::Jump(chain) => format!("-j {}", name(chain)),
         Effect::Goto(chain) => format!("-g {}", name(chain)),

@@ -5,7 +5,7 @@ use tracer_common::records::Hit;
 
 use super::{
     Decision, Fate, Step,
-    others::{Others, reachable},
+    reach::{bases, entered, leaving, reachable},
 };
 use crate::{
     model::Verdict,
@@ -31,6 +31,16 @@ impl Candidate {
     fn looks_like(&self, other: &Self) -> bool {
         (&self.steps, self.decision, self.verdict) == (&other.steps, other.decision, other.verdict)
     }
+}
+
+/// Which chains packets that passed meanwhile may have walked, each of them whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    None,
+    /// The table's OUTPUT and POSTROUTING.
+    Leaving,
+    /// Any of its base chains.
+    Any,
 }
 
 pub(super) struct Outcome {
@@ -141,7 +151,11 @@ impl<'a> Search<'a> {
         let mut sorted: Vec<(usize, u32)> =
             hits.iter().filter(|h| h.packets > 0).map(|h| (h.rule as usize, h.packets)).collect();
         sorted.sort_unstable();
-        let others = others.bases(index);
+        let others = match others {
+            Others::None => Vec::new(),
+            Others::Leaving => leaving(index),
+            Others::Any => bases(index),
+        };
         let mut search = Self {
             index,
             fate,
@@ -177,6 +191,9 @@ impl<'a> Search<'a> {
                 }
                 match (&rule.effect, rule.counter) {
                     (Effect::Unknown { .. }, _) => self.open.fill(true),
+                    (Effect::OneOf { effects, .. }, _) => {
+                        entered(effects).for_each(|to| self.open[to.0] = true);
+                    }
                     (_, None) => target.into_iter().for_each(|to| self.open[to.0] = true),
                     _ => {}
                 }
@@ -275,13 +292,28 @@ impl<'a> Search<'a> {
 
     fn matched(&mut self, mut state: State, step: Step, rule: &Rule) -> Next {
         state.steps.push(step);
+        self.follow(state, step, &rule.effect)
+    }
+
+    /// What a rule that matched does to the walk.
+    fn follow(&mut self, state: State, step: Step, effect: &Effect) -> Next {
         let walk = |state: Option<State>| state.map_or(Next::Dead, Next::Walk);
-        match &rule.effect {
+        match effect {
             Effect::Continue { .. } => Next::Walk(state),
             Effect::Final { verdict, .. } => Next::End(state, Decision::Rule(step), *verdict),
             Effect::Jump(to) => walk(state.jump(*to)),
             Effect::Goto(to) => walk(state.goto(*to)),
             Effect::Return => self.leave(state),
+            Effect::OneOf { effects, .. } => {
+                for effect in effects {
+                    match self.follow(state.clone(), step, effect) {
+                        Next::Walk(state) => self.work.push(state),
+                        Next::End(state, decision, verdict) => self.finish(state, decision, verdict),
+                        Next::Dead => {}
+                    }
+                }
+                Next::Dead
+            }
             Effect::Unknown { .. } => self.anything(state, step),
         }
     }
@@ -338,7 +370,7 @@ impl<'a> Search<'a> {
         let own = match state.own.take() {
             Some((own, before)) if left < before => own,
             Some(_) => return,
-            None if !self.fate.allows(verdict) => return,
+            None if !self.fate.explained_by(self.index, decision, verdict) => return,
             None => {
                 let steps = std::mem::take(&mut state.steps);
                 Candidate { steps, decision, verdict, traceless: state.traceless }
