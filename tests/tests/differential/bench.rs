@@ -100,7 +100,7 @@ impl Bench {
                 let text = journey.to_string();
                 !["being changed", "no counter reading"].iter().any(|reason| text.contains(reason))
             };
-            if markers.last().is_some_and(is_read) {
+            if markers.next_back().is_some_and(is_read) {
                 break;
             }
             anyhow::ensure!(Instant::now() < deadline, "pathtrace does not learn the new rules");
