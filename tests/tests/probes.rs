@@ -62,14 +62,15 @@ fn links_and_kprobes_tell_the_same() -> Result<()> {
         let (client, host) = (lab.netns("client")?, lab.netns("host")?);
         let server = lab.address("server", Family::Ipv4)?;
         for rule in RULES {
-            let rule = if rule.ends_with("destination") { format!("{rule} {server}:8080") } else { rule.into() };
+            let rule =
+                if rule.ends_with("destination") { format!("{rule} {server}:8080") } else { rule.into() };
             ruleset::iptables(host, backend, Family::Ipv4, &rule)?;
         }
         let (links, kprobes) = match (trace_by(host, "netfilter"), trace_by(host, "kprobe")) {
             (Ok(links), Ok(kprobes)) => (links, kprobes),
             (links, kprobes) => {
                 let why: Vec<String> = [links.err(), kprobes.err()].into_iter().flatten().collect();
-                println!("skipped, this kernel has not both: {}", why.join("; "));
+                eprintln!("skipped, this kernel has not both: {}", why.join("; "));
                 return Ok(());
             }
         };

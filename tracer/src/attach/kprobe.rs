@@ -59,7 +59,9 @@ impl Kprobes {
             (arguments.function_private, "nf_hookfn"),
         ] {
             if known == Position::ABSENT {
-                return Err(Refused(format!("no kprobes: this kernel's BTF does not say what {what} takes")).into());
+                return Err(
+                    Refused(format!("no kprobes: this kernel's BTF does not say what {what} takes")).into()
+                );
             }
         }
         let mut probes = Self {

@@ -28,7 +28,9 @@ pub use self::placement::Namespace;
 use self::{kprobe::Kprobes, netfilter::Programs, readings::Readings};
 use crate::{
     correlate::Forget,
-    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints},
+    kernel::{
+        KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints,
+    },
     plan::{TRACEPOINTS, View},
 };
 

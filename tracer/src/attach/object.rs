@@ -31,7 +31,6 @@ impl Edition {
     }
 }
 
-
 /// Creates the maps and parses the programs; loads none yet.
 pub fn create(settings: &Settings, edition: Edition) -> Result<Ebpf> {
     let object = match edition {

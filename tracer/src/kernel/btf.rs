@@ -73,9 +73,9 @@ impl Modules {
         loop {
             let unseen = fs::read_dir(&self.directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
             let next =
-                unseen.filter(|path| is_netfilter(path) && !self.seen.contains(path)).min_by_key(
-                    |path| LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX),
-                )?;
+                unseen.filter(|path| is_netfilter(path) && !self.seen.contains(path)).min_by_key(|path| {
+                    LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX)
+                })?;
             self.seen.insert(next.clone());
             // A module without readable BTF has nothing to say.
             if let Ok(module) = Btf::from_split_file(next, vmlinux) {
@@ -165,7 +165,9 @@ impl KernelTypes {
     /// [`ReadError::NoMember`].
     pub fn require(&self, structure: &'static str, path: &'static str) -> Result<u32, ReadError> {
         // Documented only where nothing says otherwise.
-        self.offset_of(structure, path).or_else(|| documented::offset(structure, path)).ok_or(ReadError::NoMember { structure, path })
+        self.offset_of(structure, path)
+            .or_else(|| documented::offset(structure, path))
+            .ok_or(ReadError::NoMember { structure, path })
     }
 
     /// As [`Self::bit_field`].

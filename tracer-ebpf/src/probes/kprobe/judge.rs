@@ -103,12 +103,8 @@ fn judge(skb: u64, place: &mut Place, headers: &Headers, role: u32) -> i32 {
     };
     follow::take_in_hand(skb, track.journey, &headers.tuple);
     sight(skb, track, headers, place);
-    let key = GapKey {
-        netns: place.netns,
-        priority: place.priority,
-        hook: place.hook as u32,
-        pf: place.pf as u32,
-    };
+    let key =
+        GapKey { netns: place.netns, priority: place.priority, hook: place.hook as u32, pf: place.pf as u32 };
     counters::open(track.journey, &key);
     0
 }
