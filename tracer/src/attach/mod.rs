@@ -24,7 +24,7 @@ use tracer_common::{
 };
 
 pub use self::placement::Namespace;
-use self::{netfilter::Programs, readings::Readings};
+use self::{netfilter::Programs, object::Cast, readings::Readings};
 use crate::{
     correlate::Forget,
     kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
@@ -54,16 +54,19 @@ impl Kernel {
     /// # Errors
     /// What the kernel refused, or the error of `symbols`.
     pub fn load(
-        settings: &Settings,
+        mut settings: Settings,
         types: KernelTypes,
         symbols: impl FnOnce() -> Result<Symbols>,
         verbose: bool,
     ) -> Result<Self> {
-        let mut ebpf = object::create(settings)?;
+        let cast = Cast::find(&types);
+        settings.cast_type = cast.map_or(0, |cast| cast.kind);
+        let object = object::for_kernel(cast);
+        let mut ebpf = object::create(&object, &settings)?;
         let peek = Peek::load(&mut ebpf, &types)?;
         let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
         write_offsets(&mut ebpf, &offsets)?;
-        let programs = Programs::new(object::OBJECT, ebpf.maps(), verbose)?;
+        let programs = Programs::new(&object, ebpf.maps(), verbose)?;
         let readings = Readings::new(&mut ebpf)?;
         Ok(Self {
             programs,

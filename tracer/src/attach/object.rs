@@ -2,20 +2,59 @@
 
 use anyhow::{Context, Result};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::RawTracePoint};
-use tracer_common::settings::Settings;
+use tracer_common::settings::{Settings, patch};
+
+use crate::kernel::KernelTypes;
 
 /// The object file, inside the binary.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pathtrace-ebpf"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pathtrace-ebpf"));
+/// BPF_JMP | BPF_CALL, the first byte of a call; in the second, above the destination, who is called.
+const CALL: u8 = 0x85;
+const PSEUDO_KFUNC_CALL: u8 = 2 << 4;
+
+/// What the running kernel offers for reading its memory fast.
+#[derive(Clone, Copy, Debug)]
+pub struct Cast {
+    /// BTF id of the function `bpf_rdonly_cast` (kernel/bpf/helpers.c, 6.2).
+    function: u32,
+    /// BTF id of a structure of 16 bytes.
+    pub kind: u32,
+}
+
+impl Cast {
+    /// `None` on a kernel without it.
+    #[must_use]
+    pub fn find(types: &KernelTypes) -> Option<Self> {
+        Some(Self {
+            function: types.function_id("bpf_rdonly_cast")?,
+            kind: types.structure_id("in6_addr")?,
+        })
+    }
+}
+
+/// The object, with the kernel's own number in its calls of `bpf_rdonly_cast`.
+#[must_use]
+pub fn for_kernel(cast: Option<Cast>) -> Vec<u8> {
+    let mut object = OBJECT.to_vec();
+    let Some(cast) = cast else { return object };
+    for instruction in object.chunks_exact_mut(8) {
+        if instruction[..2] == [CALL, 0] && instruction[4..] == patch::CAST.to_ne_bytes() {
+            instruction[1] = PSEUDO_KFUNC_CALL;
+            instruction[4..].copy_from_slice(&cast.function.to_ne_bytes());
+        }
+    }
+    object
+}
 
 /// Creates the maps and parses the programs; loads none yet.
-pub fn create(settings: &Settings) -> Result<Ebpf> {
+pub fn create(object: &[u8], settings: &Settings) -> Result<Ebpf> {
     EbpfLoader::new()
         // aya parses all of the kernel's BTF otherwise, for relocations that rustc does not write.
         .btf(None)
         // Used only when a load fails and is tried again for its log.
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .override_global("SETTINGS", settings, true)
-        .load(OBJECT)
+        .load(object)
         .context("kernel object: its maps could not be created (BPF_MAP_CREATE); is this root?")
 }
 
