@@ -3,7 +3,10 @@
 use network_types::ip::IpProto;
 use tracer_common::tuple::{IPV4, IPV6, Tuple};
 
-use crate::read::{Reader, member};
+use crate::{
+    emit::zero,
+    read::{Reader, member},
+};
 
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
@@ -84,7 +87,8 @@ pub(crate) fn parse(address: u64, into: &mut Headers) -> bool {
 extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
     let Some(into) = (unsafe { into.as_mut() }) else { return 0 };
-    *into = Headers::EMPTY;
+    // SAFETY: integers only.
+    unsafe { zero(into) };
     let mut reader = Reader::new();
     let first: u8 = reader.read(address);
     let transport = match first >> 4 {

@@ -144,11 +144,13 @@ pub(crate) struct Reading {
     pub(crate) passes: u64,
 }
 
-/// Adds 1 to a counter of this CPU.
+/// Adds 1 to a counter of this CPU, and says what it is by now.
 #[inline(always)]
-pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: a valid per-CPU map value; a lost increment under preemption is accepted.
-        unsafe { *value += 1 };
+pub(crate) fn count(counter: Counter) -> u64 {
+    let Some(value) = COUNTERS.get_ptr_mut(counter as u32) else { return 0 };
+    // SAFETY: a valid per-CPU map value; a lost increment under preemption is accepted.
+    unsafe {
+        *value += 1;
+        *value
     }
 }

@@ -171,16 +171,17 @@ impl<'c> Trace<'c> {
         scope_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = self.config.stop.duration.map(|duration| (Instant::now() + duration).into());
         let mut records = self.records.take().context("the ring buffer is read twice")?;
+        let mut more = false;
         while !self.done {
             tokio::select! {
+                // The kernel side wakes us only under load; else the tick finds what has come.
                 ready = records.readable_mut() => {
-                    let mut ready = ready.context("watching the ring buffer")?;
-                    if self.drain(ready.get_inner_mut())? {
-                        ready.clear_ready();
-                    }
+                    ready.context("watching the ring buffer")?.clear_ready();
+                    more = true;
                 }
+                () = std::future::ready(()), if more => more = !self.drain(records.get_mut())?,
                 _ = tick.tick() => {
-                    self.drain(records.get_mut())?;
+                    more = !self.drain(records.get_mut())?;
                     self.tick()?;
                 }
                 _ = scope_tick.tick() => self.look_at_scope()?,
