@@ -98,6 +98,19 @@ pub(crate) unsafe fn zero<T>(record: *mut T) {
     }
 }
 
+/// Copies a structure of integers word by word, as [`zero`].
+#[inline(always)]
+pub(crate) fn copy<T>(from: &T, to: &mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) }
+    let (from, to) = (core::ptr::from_ref(from).cast::<u64>(), core::ptr::from_mut(to).cast::<u64>());
+    let mut at = 0;
+    while at < size_of::<T>() / 8 {
+        // SAFETY: inside both.
+        unsafe { to.add(at).write_volatile(*from.add(at)) };
+        at += 1;
+    }
+}
+
 /// Counts a record; flags of its submission. Waking user space costs more than the record, and user space looks
 /// every few milliseconds anyway: it is woken only where many records may have come since.
 #[inline(always)]
@@ -160,7 +173,11 @@ extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, p
         sight.hook = place.hook;
         sight.pf = place.pf;
         sight.mark = member!(reader, skb, skb_mark);
-        sight.length = member!(reader, skb, skb_len);
+        let length: u32 = member!(reader, skb, skb_len);
+        let data: u64 = member!(reader, skb, skb_data);
+        // `len` counts from `data`, which may stand at the link layer's header, or behind the network's.
+        let before = if headers.address == 0 { 0 } else { headers.address.wrapping_sub(data) };
+        sight.length = length.wrapping_sub(before as u32);
         sight.conntrack = entry.address;
         sight.conntrack_info = entry.info;
         sight.conntrack_status = status;
@@ -203,9 +220,9 @@ fn conntrack_tuples(journey: u64, address: u64, netns: u32) {
 
 #[inline(always)]
 fn copy_headers(headers: &Headers, sight: &mut Sight) {
-    sight.tuple = headers.tuple;
+    copy(&headers.tuple, &mut sight.tuple);
     if headers.quoted.is_some() {
-        sight.quoted = headers.quoted;
+        copy(&headers.quoted, &mut sight.quoted);
     }
     sight.ip_id = headers.ip_id;
     sight.fragment = headers.fragment;

@@ -1,5 +1,7 @@
 //! What the headers of a packet say.
 
+use core::mem::MaybeUninit;
+
 use network_types::ip::IpProto;
 use tracer_common::tuple::{IPV4, IPV6, Tuple};
 
@@ -34,6 +36,8 @@ pub(crate) struct Headers {
     pub(crate) quoted: Tuple,
     /// Fields that no router and no NAT changes: tells a packet from another in a reused `sk_buff`.
     pub(crate) identity: u64,
+    /// Address of the network header, 0 where there is none.
+    pub(crate) address: u64,
     pub(crate) ip_id: u16,
     pub(crate) fragment: u16,
     pub(crate) ttl: u8,
@@ -42,29 +46,27 @@ pub(crate) struct Headers {
     pub(crate) icmp_code: u8,
 }
 
-/// The tuple of no packet: family 0.
-const NO_TUPLE: Tuple = Tuple {
-    source: [0; 4],
-    destination: [0; 4],
-    source_port: 0,
-    destination_port: 0,
-    protocol: 0,
-    family: 0,
-    reserved: 0,
-};
+/// Zeroes a structure of integers where it lies. As a constant it would be filled byte by byte by a function; as a
+/// value it would lie on the stack twice.
+///
+/// # Safety
+/// `T` takes zero in each of its fields.
+#[inline(always)]
+pub(crate) unsafe fn zeroed<T>(place: &mut MaybeUninit<T>) -> &mut T {
+    // SAFETY: the caller's.
+    unsafe {
+        zero(place.as_mut_ptr());
+        place.assume_init_mut()
+    }
+}
 
 impl Headers {
-    pub(crate) const EMPTY: Self = Self {
-        tuple: NO_TUPLE,
-        quoted: NO_TUPLE,
-        identity: 0,
-        ip_id: 0,
-        fragment: 0,
-        ttl: 0,
-        tcp_flags: 0,
-        icmp_type: 0,
-        icmp_code: 0,
-    };
+    /// Room for headers, all 0.
+    #[inline(always)]
+    pub(crate) fn empty(place: &mut MaybeUninit<Self>) -> &mut Self {
+        // SAFETY: integers only.
+        unsafe { zeroed(place) }
+    }
 }
 
 /// Address of the network header of a packet inside the stack (`skb_network_header`).
@@ -75,7 +77,7 @@ pub(crate) fn network_header(reader: &mut Reader, skb: u64) -> u64 {
     head + offset as u64
 }
 
-/// Reads the headers of the packet at `address`; false where there is no IP packet.
+/// Reads the headers of the packet at `address` into empty ones; false where there is no IP packet.
 #[inline(always)]
 pub(crate) fn parse(address: u64, into: &mut Headers) -> bool {
     parse_headers(address, into) != 0
@@ -87,8 +89,6 @@ pub(crate) fn parse(address: u64, into: &mut Headers) -> bool {
 extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
     let Some(into) = (unsafe { into.as_mut() }) else { return 0 };
-    // SAFETY: integers only.
-    unsafe { zero(into) };
     let mut reader = Reader::new();
     let first: u8 = reader.read(address);
     let transport = match first >> 4 {
@@ -99,7 +99,11 @@ extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
     if transport != 0 {
         transport_header(&mut reader, transport, into);
     }
-    u32::from(into.tuple.family != 0)
+    if into.tuple.family == 0 {
+        return 0;
+    }
+    into.address = address;
+    1
 }
 
 /// The 32-bit words of an IPv4 header without options, as they lie in memory.

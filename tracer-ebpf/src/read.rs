@@ -120,6 +120,12 @@ fn cast(address: u64, at: usize, kind: u32) -> u64 {
     pointer
 }
 
+/// A pointer that the verifier knows, as a plain number, which a global function takes.
+#[inline(always)]
+pub(crate) fn plain(pointer: u64) -> u64 {
+    Reader::new().read((&raw const pointer) as u64)
+}
+
 /// A member behind a pointer that the verifier knows (argument of a netfilter program): one load, no call.
 macro_rules! trusted {
     ($base:expr, $field:ident, $kind:ty) => {

@@ -1,13 +1,17 @@
 //! Loads the kernel side and puts its probes in place. Everything here is gone when its descriptors are closed,
 //! also after SIGKILL.
 
+mod devices;
+mod links;
 pub mod netfilter;
 pub mod object;
 mod placement;
 mod readings;
+mod syscall;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,12 +28,15 @@ use tracer_common::{
 };
 
 pub use self::placement::Namespace;
-use self::{netfilter::Programs, object::Cast, readings::Readings};
+use self::{devices::Devices, netfilter::Programs, object::Cast, readings::Readings};
 use crate::{
     correlate::Forget,
     kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
-    plan::{TRACEPOINTS, View},
+    plan::{TRACEPOINTS, Tracepoint, View},
 };
+
+/// What [`Kernel::attached`] calls the programs on devices.
+pub const TCX: &str = "tcx";
 
 /// The loaded kernel side, and what is known of this kernel.
 pub struct Kernel {
@@ -43,6 +50,8 @@ pub struct Kernel {
     possible_cpus: u32,
     readings: Readings,
     namespaces: BTreeMap<u32, Namespace>,
+    /// `None` where tracepoints see to devices, and before anything is attached.
+    devices: Option<Devices>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
 }
@@ -78,6 +87,7 @@ impl Kernel {
             readings,
             ebpf,
             namespaces: BTreeMap::new(),
+            devices: None,
             attached: Vec::new(),
             missing: Vec::new(),
         })
@@ -98,12 +108,32 @@ impl Kernel {
         Ok(RingBuf::try_from(map)?)
     }
 
-    /// Attaches the tracepoint programs: from here on packets are followed.
+    /// Attaches what serves all namespaces, and programs to their devices: from here on packets are followed.
     ///
     /// # Errors
     /// When one is refused without which there is nothing to show.
-    pub fn attach_tracepoints(&mut self) -> Result<()> {
-        for probe in TRACEPOINTS {
+    pub fn attach(&mut self) -> Result<()> {
+        let (devices, others): (Vec<_>, Vec<_>) =
+            TRACEPOINTS.iter().copied().partition(|probe| probe.instead_of_tcx);
+        self.attach_tracepoints(&others)?;
+        let first = self.namespaces.values().next().map(|namespace| namespace.path().to_owned());
+        let refused = first.map_or(Ok(()), |path| devices::are_possible(&mut self.ebpf, &path)).err();
+        if refused.is_some() {
+            return self.attach_tracepoints(&devices);
+        }
+        self.devices = Some(Devices::new()?);
+        self.attached.push(TCX);
+        let namespaces: Vec<_> =
+            self.namespaces.values().map(|space| (space.inode(), space.path().to_owned())).collect();
+        for (inode, path) in namespaces {
+            let problems = self.add_devices(inode, &path)?;
+            self.missing.extend(problems);
+        }
+        Ok(())
+    }
+
+    fn attach_tracepoints(&mut self, probes: &[Tracepoint]) -> Result<()> {
+        for probe in probes {
             match object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint) {
                 Ok(()) => self.attached.push(probe.tracepoint),
                 Err(error) if probe.required => return Err(error),
@@ -115,7 +145,33 @@ impl Kernel {
         Ok(())
     }
 
-    /// Names of attached tracepoints, and what will not be shown because one is missing.
+    /// Devices of a namespace on which packets will not be seen, and why.
+    fn add_devices(&mut self, inode: u32, path: &Path) -> Result<Vec<String>> {
+        let Some(devices) = &mut self.devices else { return Ok(Vec::new()) };
+        devices.add(&self.ebpf, inode, path)
+    }
+
+    /// Readable when devices came or went, where that has to be followed ([`Self::sync_devices`]).
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub fn device_watch(&self) -> Result<Option<OwnedFd>> {
+        self.devices.as_ref().map(|devices| Ok(devices.watch().try_clone_to_owned()?)).transpose()
+    }
+
+    /// Follows devices that came or went. Gives those on which packets will not be seen, and why.
+    pub fn sync_devices(&mut self) -> Vec<String> {
+        let Some(devices) = &mut self.devices else { return Vec::new() };
+        let mut problems = Vec::new();
+        for inode in devices.changed() {
+            let Some(namespace) = self.namespaces.get(&inode) else { continue };
+            // A namespace may vanish at any moment: the next look at the scope says so.
+            problems.extend(devices.place(&self.ebpf, inode, namespace.path()).unwrap_or_default());
+        }
+        problems
+    }
+
+    /// Names of what is attached, and what will not be shown because something is missing.
     #[must_use]
     pub fn attached(&self) -> (&[&'static str], &[String]) {
         (&self.attached, &self.missing)
@@ -131,8 +187,11 @@ impl Kernel {
         let mut scope: HashMap<_, u64, u32> =
             HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
         scope.insert(net, inode, 0)?;
-        self.namespaces.insert(inode, Namespace::new(inode, path, net));
-        self.sync_one(inode, true, view).map(|_| ())
+        self.namespaces.insert(inode, Namespace::new(inode, path.clone(), net));
+        self.sync_one(inode, true, view)?;
+        let problems = self.add_devices(inode, &path)?;
+        self.missing.extend(problems);
+        Ok(())
     }
 
     /// Stops tracing a namespace that has gone.
@@ -140,6 +199,9 @@ impl Kernel {
     /// # Errors
     /// When a map cannot be changed.
     pub fn remove_namespace(&mut self, inode: u32) -> Result<()> {
+        if let Some(devices) = &mut self.devices {
+            devices.remove(inode);
+        }
         if let Some(namespace) = self.namespaces.remove(&inode) {
             let mut scope: HashMap<_, u64, u32> =
                 HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;

@@ -11,6 +11,8 @@ pub struct Tracepoint {
     pub gives: &'static str,
     /// Without it there are no journeys to show.
     pub required: bool,
+    /// tcx programs on devices take its place where the kernel has them.
+    pub instead_of_tcx: bool,
 }
 
 /// Every tracepoint, in the order in which they are attached: ends before beginnings, so that no packet is followed
@@ -25,8 +27,14 @@ pub const TRACEPOINTS: &[Tracepoint] = &[
     tracepoint("socket_segment", "tcp_probe", "delivery to an established TCP socket", false),
     tracepoint("reset_sent", "tcp_send_reset", "resets that the host's TCP answered with", false),
     tracepoint("icmp_sent", "icmp_send", "ICMP errors that the host answered with", false),
-    tracepoint("device_out", "net_dev_start_xmit", "devices a packet leaves by", true),
-    tracepoint("device_in", "netif_receive_skb", "devices a packet comes in by", true),
+    Tracepoint {
+        instead_of_tcx: true,
+        ..tracepoint("device_out", "net_dev_start_xmit", "devices a packet leaves by", true)
+    },
+    Tracepoint {
+        instead_of_tcx: true,
+        ..tracepoint("device_in", "netif_receive_skb", "devices a packet comes in by", true)
+    },
 ];
 
 const fn tracepoint(
@@ -35,5 +43,5 @@ const fn tracepoint(
     gives: &'static str,
     required: bool,
 ) -> Tracepoint {
-    Tracepoint { program, tracepoint, gives, required }
+    Tracepoint { program, tracepoint, gives, required, instead_of_tcx: false }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{findings, setup};
 use crate::{
-    attach::Kernel,
+    attach::{Kernel, TCX},
     diagnose::RulesetView,
     doctor::{Capabilities, Capability, HookFunction, Machine, examine},
     enrich::{Loggers, NetnsPath, Reader, Reading, Roots},
@@ -97,9 +97,18 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
         needed: true,
         used: true,
     });
-    kernel.attach_tracepoints()?;
+    kernel.attach()?;
     let (attached, _) = kernel.attached();
-    for probe in TRACEPOINTS {
+    let tcx = attached.contains(&TCX);
+    tried.push(Capability {
+        name: "tcx links".to_owned(),
+        available: tcx,
+        why: if tcx { "placed on every device" } else { "refused (from 6.6): tracepoints serve instead" }.to_owned(),
+        gives: "devices a packet comes in and leaves by, at the least cost to other packets".to_owned(),
+        needed: false,
+        used: true,
+    });
+    for probe in TRACEPOINTS.iter().filter(|probe| !(tcx && probe.instead_of_tcx)) {
         let available = attached.contains(&probe.tracepoint);
         tried.push(Capability {
             name: format!("tracepoint {}", probe.tracepoint),

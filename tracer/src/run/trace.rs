@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
 use tokio::{
-    io::unix::AsyncFd,
+    io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
 };
@@ -85,6 +86,18 @@ impl Signals {
     }
 }
 
+/// Waits until there is something to read; for ever without a descriptor.
+async fn readable(watch: Option<&mut AsyncFd<OwnedFd>>) {
+    match watch {
+        Some(watch) => match watch.readable_mut().await {
+            Ok(mut ready) => ready.clear_ready(),
+            // The event loop is going down.
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
 struct Trace<'c> {
     config: &'c Config,
     started: Instant,
@@ -112,7 +125,7 @@ impl<'c> Trace<'c> {
         let records = unsafe { AsyncFd::register(kernel.records()?) }.context("watching the ring buffer")?;
         let mut correlator = Correlator::new(config.filter, names);
         let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
-        kernel.attach_tracepoints()?;
+        kernel.attach()?;
         let render = renderer(
             &config.output,
             &Environment::of_process(),
@@ -171,6 +184,15 @@ impl<'c> Trace<'c> {
         scope_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = self.config.stop.duration.map(|duration| (Instant::now() + duration).into());
         let mut records = self.records.take().context("the ring buffer is read twice")?;
+        let mut devices = self
+            .kernel
+            .device_watch()?
+            .map(|watch| {
+                // SAFETY: the descriptor is owned, and dropped with its registration.
+                unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }
+            })
+            .transpose()
+            .context("watching devices")?;
         let mut more = false;
         while !self.done {
             tokio::select! {
@@ -184,6 +206,7 @@ impl<'c> Trace<'c> {
                     more = !self.drain(records.get_mut())?;
                     self.tick()?;
                 }
+                () = readable(devices.as_mut()) => self.look_at_devices()?,
                 _ = scope_tick.tick() => self.look_at_scope()?,
                 () = signals.any() => break,
                 () = async { if let Some(end) = end { sleep_until(end).await } else { std::future::pending().await } } => break,
@@ -247,6 +270,13 @@ impl<'c> Trace<'c> {
     /// says so.
     fn sync(&mut self) -> Result<(), Failure> {
         let _ = self.kernel.sync(&mut self.correlator.view);
+        Ok(())
+    }
+
+    fn look_at_devices(&mut self) -> Result<(), Failure> {
+        for problem in self.kernel.sync_devices() {
+            self.notice(NoticeLevel::Warning, problem)?;
+        }
         Ok(())
     }
 
