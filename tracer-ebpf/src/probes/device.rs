@@ -7,7 +7,6 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::__sk_buff,
     macros::{classifier, raw_tracepoint},
     programs::{RawTracePointContext, TcContext},
 };
@@ -33,8 +32,9 @@ const NEXT: i32 = -1;
 #[classifier]
 pub(crate) fn tcx_in(ctx: TcContext) -> i32 {
     let packet = ctx.skb.skb;
-    if follow::find(packet as u64).is_some() || glance::may_match(packet) {
-        tcx_receive(packet);
+    let skb = plain(packet as u64);
+    if follow::find(skb).is_some() || glance::may_match(packet) {
+        tcx_receive(skb);
     } else {
         follow::empty_hand();
     }
@@ -42,8 +42,7 @@ pub(crate) fn tcx_in(ctx: TcContext) -> i32 {
 }
 
 #[inline(never)]
-fn tcx_receive(packet: *mut __sk_buff) -> u32 {
-    let skb = plain(packet as u64);
+fn tcx_receive(skb: u64) -> u32 {
     let mut reader = Reader::new();
     let device: u64 = member!(reader, skb, skb_dev);
     let netns = netns_of_device(&mut reader, device).1;
@@ -130,9 +129,8 @@ pub(crate) fn left(skb: u64, journey: u64) {
 /// net/core/dev.c).
 #[classifier]
 pub(crate) fn tcx_out(ctx: TcContext) -> i32 {
-    let packet = ctx.skb.skb;
-    if let Some(track) = follow::find(packet as u64) {
-        let skb = plain(packet as u64);
+    let skb = plain(ctx.skb.skb as u64);
+    if let Some(track) = follow::find(skb) {
         track.device_out = member!(Reader::new(), skb, skb_dev);
         transmit(skb, track, track.device_out);
         // What comes next on this CPU may be the other end of a veth pair, in a namespace that is not traced.

@@ -52,6 +52,7 @@ pub struct Kernel {
     namespaces: BTreeMap<u32, Namespace>,
     /// `None` where tracepoints see to devices, and before anything is attached.
     devices: Option<Devices>,
+    tcx_refused: Option<String>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
 }
@@ -88,6 +89,7 @@ impl Kernel {
             ebpf,
             namespaces: BTreeMap::new(),
             devices: None,
+            tcx_refused: None,
             attached: Vec::new(),
             missing: Vec::new(),
         })
@@ -119,6 +121,7 @@ impl Kernel {
         let first = self.namespaces.values().next().map(|namespace| namespace.path().to_owned());
         let refused = first.map_or(Ok(()), |path| devices::are_possible(&mut self.ebpf, &path)).err();
         if refused.is_some() {
+            self.tcx_refused = refused.map(|error| format!("{error:#}"));
             return self.attach_tracepoints(&devices);
         }
         self.devices = Some(Devices::new()?);
@@ -169,6 +172,12 @@ impl Kernel {
             problems.extend(devices.place(&self.ebpf, inode, namespace.path()).unwrap_or_default());
         }
         problems
+    }
+
+    /// Why tracepoints see to devices; `None` where tcx does.
+    #[must_use]
+    pub fn tcx_refused(&self) -> Option<&str> {
+        self.tcx_refused.as_deref()
     }
 
     /// Names of what is attached, and what will not be shown because something is missing.

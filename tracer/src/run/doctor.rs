@@ -103,7 +103,9 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
     tried.push(Capability {
         name: "tcx links".to_owned(),
         available: tcx,
-        why: if tcx { "placed on every device" } else { "refused (from 6.6): tracepoints serve instead" }.to_owned(),
+        why: kernel.tcx_refused().map_or("placed on every device".to_owned(), |why| {
+            format!("{}; tracepoints serve instead", why.trim_end())
+        }),
         gives: "devices a packet comes in and leaves by, at the least cost to other packets".to_owned(),
         needed: false,
         used: true,
