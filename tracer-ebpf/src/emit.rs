@@ -7,8 +7,8 @@ use aya_ebpf::{
 use tracer_common::{
     counters::Counter,
     records::{
-        ConntrackTuples, Head, Hit, Kind, MAX_HITS, REASON_UNKNOWN, RULE_HITS_HEAD, RuleHits, SIGHT_UNREADABLE,
-        Sight,
+        ConntrackTuples, Head, Hit, Kind, MAX_HITS, REASON_UNKNOWN, RULE_HITS_HEAD, RuleHits,
+        SIGHT_UNREADABLE, Sight,
     },
     tuple::IPV4,
 };

@@ -47,6 +47,7 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
         flags,
         priority: 0,
         reserved: 0,
+        device_in: 0,
         device_out: 0,
     };
     if TRACKED.insert(skb, track, 0).is_err() {

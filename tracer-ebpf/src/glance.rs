@@ -1,82 +1,73 @@
-//! A quick look at a packet that a tc program sees: whether it is worth reading in full. Nearly all packets of a busy
-//! machine go no further than this.
+//! A quick look at a packet on a device: whether it is worth reading in full. Nearly all packets of a busy machine go
+//! no further than this.
 
-use core::{ffi::c_void, mem::MaybeUninit};
-
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes_relative};
 use network_types::ip::IpProto;
 use tracer_common::tuple::{IPV4, IPV6, Tuple};
 
-use crate::{headers::has_ports, wanted};
+use crate::{
+    headers::{Ipv4Words, has_ports},
+    read::{Reader, member},
+    wanted,
+};
 
-/// `ETH_P_IP` and `ETH_P_IPV6` in network byte order, as `__sk_buff.protocol` has them.
-const IP: u32 = 0x0800u16.to_be() as u32;
-const IP6: u32 = 0x86ddu16.to_be() as u32;
-/// `BPF_HDR_START_NET` (include/uapi/linux/bpf.h).
-const FROM_NETWORK_HEADER: u32 = 1;
+/// `ETH_P_IP` and `ETH_P_IPV6` in network byte order.
+const IP: u16 = 0x0800u16.to_be();
+const IP6: u16 = 0x86ddu16.to_be();
 
 const TCP: u8 = IpProto::Tcp as u8;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 /// Offset of the flags in a TCP header.
-const TCP_FLAGS: u32 = 13;
+const TCP_FLAGS: u64 = 13;
 
-/// Reads from the network header on; `None` where the packet is shorter.
+/// Whether a packet may be asked for; false where it is not IP, and where [`wanted::at_first_sight`] would say no.
+/// `header` is the address of its network header.
 #[inline(always)]
-fn load<T: Copy>(packet: *mut __sk_buff, offset: u32) -> Option<T> {
-    let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: a live context; the helper writes all of `value`, or fails.
-    unsafe {
-        let result = bpf_skb_load_bytes_relative(
-            packet.cast(),
-            offset,
-            value.as_mut_ptr().cast::<c_void>(),
-            size_of::<T>() as u32,
-            FROM_NETWORK_HEADER,
-        );
-        if result == 0 { Some(value.assume_init()) } else { None }
-    }
+pub(crate) fn may_match(skb: u64, header: u64) -> bool {
+    glance(skb, header) != 0
 }
 
-/// Whether a packet may be asked for; false only where [`wanted::at_first_sight`] would say no.
-#[inline(always)]
-pub(crate) fn may_match(packet: *mut __sk_buff) -> bool {
-    // SAFETY: a live context.
-    let protocol = unsafe { (*packet).protocol };
-    if protocol == IP {
-        ipv4(packet)
+/// A global function: the verifier looks at it once, whoever calls it, and what it has on the stack is gone when it
+/// returns.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn glance(skb: u64, header: u64) -> u32 {
+    let mut reader = Reader::new();
+    let protocol: u16 = member!(reader, skb, skb_protocol);
+    u32::from(if protocol == IP {
+        ipv4(&mut reader, header)
     } else if protocol == IP6 {
-        ipv6(packet)
+        ipv6(&mut reader, header)
     } else {
         false
-    }
+    })
 }
 
 #[inline(always)]
-fn ipv4(packet: *mut __sk_buff) -> bool {
-    // The header without options, and the ports.
-    let Some(words) = load::<[u32; 6]>(packet, 0) else { return true };
+fn ipv4(reader: &mut Reader, header: u64) -> bool {
+    let words: Ipv4Words = reader.read(header);
     let (first, second) = (u32::from_be(words[0]), u32::from_be(words[1]));
     let protocol = (u32::from_be(words[2]) >> 16) as u8;
+    // Options, later fragments and ICMP errors are left to those who read in full.
     if first >> 24 != 0x45 || second & 0x1fff != 0 || !has_ports(protocol) {
         return true;
     }
-    let ports = u32::from_be(words[5]);
+    let ports: u32 = reader.read(header + 20);
     let tuple = Tuple {
         source: [0, 0, 0, words[3]],
         destination: [0, 0, 0, words[4]],
-        source_port: (ports >> 16) as u16,
-        destination_port: ports as u16,
+        source_port: (u32::from_be(ports) >> 16) as u16,
+        destination_port: u32::from_be(ports) as u16,
         protocol,
         family: IPV4,
         reserved: 0,
     };
-    may_be_wanted(packet, &tuple, 20)
+    may_be_wanted(reader, &tuple, header + 20)
 }
 
 #[inline(always)]
-fn ipv6(packet: *mut __sk_buff) -> bool {
-    let Some(words) = load::<[u32; 11]>(packet, 0) else { return true };
+fn ipv6(reader: &mut Reader, header: u64) -> bool {
+    let words: [u32; 11] = reader.read(header);
     let protocol = (u32::from_be(words[1]) >> 8) as u8;
     if !has_ports(protocol) {
         return true;
@@ -91,17 +82,17 @@ fn ipv6(packet: *mut __sk_buff) -> bool {
         family: IPV6,
         reserved: 0,
     };
-    may_be_wanted(packet, &tuple, 40)
+    may_be_wanted(reader, &tuple, header + 40)
 }
 
 #[inline(always)]
-fn may_be_wanted(packet: *mut __sk_buff, tuple: &Tuple, transport: u32) -> bool {
+fn may_be_wanted(reader: &mut Reader, tuple: &Tuple, transport: u64) -> bool {
     if wanted::filter(tuple) || wanted::may_be_known(tuple) {
         return true;
     }
     if tuple.protocol != TCP || !wanted::tentative() {
         return false;
     }
-    let flags = load::<u8>(packet, transport + TCP_FLAGS).unwrap_or(TCP_SYN);
+    let flags: u8 = reader.read(transport + TCP_FLAGS);
     flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }

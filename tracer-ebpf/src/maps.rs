@@ -109,6 +109,8 @@ pub(crate) struct Track {
     /// Priority of the netfilter probe that the packet is at, for the program that the probe hands over to.
     pub(crate) priority: i32,
     pub(crate) reserved: u32,
+    /// Device by which it was seen to come in last, 0 when it has been seen elsewhere since.
+    pub(crate) device_in: u64,
     /// Device that a tcx program saw it leave by last, 0 when it has been seen elsewhere since.
     pub(crate) device_out: u64,
 }

@@ -14,27 +14,23 @@ use tracer_common::records::{Kind, SIGHT_FIRST, Sight};
 
 use crate::{
     emit::{Place, head, netns_of_device, record, sight},
-    follow,
-    glance,
+    follow, glance,
     headers::{self, Headers, network_header},
     maps::{SCOPE, SETTINGS, Track},
     read::{Reader, member, plain},
     wanted,
 };
 
-/// `ETH_P_IP` and `ETH_P_IPV6` in network byte order.
-const IP: u16 = 0x0800u16.to_be();
-const IP6: u16 = 0x86ddu16.to_be();
 /// `TCX_NEXT` (include/uapi/linux/bpf.h): the packet goes on as if we were not there.
 const NEXT: i32 = -1;
 
 /// First in line at the ingress of a traced namespace's device (`sch_handle_ingress`, net/core/dev.c).
 #[classifier]
 pub(crate) fn tcx_in(ctx: TcContext) -> i32 {
-    let packet = ctx.skb.skb;
-    let skb = plain(packet as u64);
-    if follow::find(skb).is_some() || glance::may_match(packet) {
-        tcx_receive(skb);
+    let skb = plain(ctx.skb.skb as u64);
+    let header = network_header(&mut Reader::new(), skb);
+    if follow::find(skb).is_some() || glance::may_match(skb, header) {
+        tcx_receive(skb, header);
     } else {
         follow::empty_hand();
     }
@@ -42,11 +38,10 @@ pub(crate) fn tcx_in(ctx: TcContext) -> i32 {
 }
 
 #[inline(never)]
-fn tcx_receive(skb: u64) -> u32 {
+fn tcx_receive(skb: u64, header: u64) -> u32 {
     let mut reader = Reader::new();
     let device: u64 = member!(reader, skb, skb_dev);
     let netns = netns_of_device(&mut reader, device).1;
-    let header = network_header(&mut reader, skb);
     receive(skb, device, netns, header);
     0
 }
@@ -55,17 +50,27 @@ fn tcx_receive(skb: u64) -> u32 {
 #[raw_tracepoint(tracepoint = "netif_receive_skb")]
 pub(crate) fn device_in(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
+    // The network header is set right after this tracepoint: here the packet starts at `data`.
+    let header: u64 = member!(Reader::new(), skb, skb_data);
+    if follow::find(skb).is_some() || glance::may_match(skb, header) {
+        tracepoint_receive(skb, header);
+    } else {
+        follow::empty_hand();
+    }
+    0
+}
+
+#[inline(never)]
+fn tracepoint_receive(skb: u64, header: u64) -> u32 {
     let mut reader = Reader::new();
     let device: u64 = member!(reader, skb, skb_dev);
-    let Some(netns) = in_scope(&mut reader, device) else {
-        if let Some(track) = follow::find(skb) {
-            left(skb, track.journey);
-        }
-        return 0;
-    };
-    // The network header is set right after this tracepoint: here the packet starts at `data`.
-    let header: u64 = member!(reader, skb, skb_data);
-    receive(skb, device, netns, header);
+    if let Some(netns) = in_scope(&mut reader, device) {
+        receive(skb, device, netns, header);
+    } else if let Some(track) = follow::find(skb) {
+        left(skb, track.journey);
+    } else {
+        follow::empty_hand();
+    }
     0
 }
 
@@ -84,10 +89,6 @@ fn in_scope(reader: &mut Reader, device: u64) -> Option<u32> {
 /// A packet came in from a device of a traced namespace.
 #[inline(always)]
 fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
-    let protocol: u16 = member!(Reader::new(), skb, skb_protocol);
-    if protocol != IP && protocol != IP6 {
-        return None;
-    }
     let mut room = MaybeUninit::uninit();
     let headers = Headers::empty(&mut room);
     if !headers::parse(header, headers) {
@@ -96,6 +97,11 @@ fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
     let mut place = Place { device_in: device, ..Place::new(Kind::DeviceIn, netns) };
     if let Some(track) = follow::find(skb) {
         if track.identity == headers.identity {
+            if track.device_in == device {
+                // The tracepoint has seen it here: both stand while user space moves from one to the other.
+                return Some(());
+            }
+            track.device_in = device;
             track.device_out = 0;
             follow::take_in_hand(skb, track.journey, &headers.tuple);
             sight(skb, track, headers, &place);
@@ -109,6 +115,7 @@ fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
         return None;
     }
     let track = follow::start(skb, headers, flags)?;
+    track.device_in = device;
     place.flags = SIGHT_FIRST;
     follow::take_in_hand(skb, track.journey, &headers.tuple);
     sight(skb, track, headers, &place);
@@ -131,6 +138,7 @@ pub(crate) fn left(skb: u64, journey: u64) {
 pub(crate) fn tcx_out(ctx: TcContext) -> i32 {
     let skb = plain(ctx.skb.skb as u64);
     if let Some(track) = follow::find(skb) {
+        track.device_in = 0;
         track.device_out = member!(Reader::new(), skb, skb_dev);
         transmit(skb, track, track.device_out);
         // What comes next on this CPU may be the other end of a veth pair, in a namespace that is not traced.
@@ -144,7 +152,11 @@ pub(crate) fn tcx_out(ctx: TcContext) -> i32 {
 pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if let Some(track) = follow::find(skb) {
-        transmit(skb, track, ctx.arg::<*const u8>(1) as u64);
+        let device = ctx.arg::<*const u8>(1) as u64;
+        track.device_in = 0;
+        if track.device_out != device {
+            transmit(skb, track, device);
+        }
     }
     0
 }

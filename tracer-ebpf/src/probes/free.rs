@@ -7,10 +7,10 @@ use tracer_common::records::Kind;
 
 use crate::{
     counters,
-    probes::device::left,
     emit::{Place, netns_of_device, sight},
     follow,
     headers::{self, Headers, network_header},
+    probes::device::left,
     read::{Reader, member},
 };
 

@@ -145,6 +145,7 @@ fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
     }
     let track = match known {
         Some(track) => {
+            track.device_in = 0;
             track.device_out = 0;
             counters::close(track.journey, 0);
             track

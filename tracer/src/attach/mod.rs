@@ -11,7 +11,6 @@ mod syscall;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -27,16 +26,13 @@ use tracer_common::{
     settings::Settings,
 };
 
-pub use self::placement::Namespace;
 use self::{devices::Devices, netfilter::Programs, object::Cast, readings::Readings};
+pub use self::{devices::News, placement::Namespace};
 use crate::{
     correlate::Forget,
     kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
-    plan::{TRACEPOINTS, Tracepoint, View},
+    plan::{TRACEPOINTS, View},
 };
-
-/// What [`Kernel::attached`] calls the programs on devices.
-pub const TCX: &str = "tcx";
 
 /// The loaded kernel side, and what is known of this kernel.
 pub struct Kernel {
@@ -50,9 +46,8 @@ pub struct Kernel {
     possible_cpus: u32,
     readings: Readings,
     namespaces: BTreeMap<u32, Namespace>,
-    /// `None` where tracepoints see to devices, and before anything is attached.
+    /// `None` while only tracepoints see to devices.
     devices: Option<Devices>,
-    tcx_refused: Option<String>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
 }
@@ -89,7 +84,6 @@ impl Kernel {
             ebpf,
             namespaces: BTreeMap::new(),
             devices: None,
-            tcx_refused: None,
             attached: Vec::new(),
             missing: Vec::new(),
         })
@@ -110,33 +104,12 @@ impl Kernel {
         Ok(RingBuf::try_from(map)?)
     }
 
-    /// Attaches what serves all namespaces, and programs to their devices: from here on packets are followed.
+    /// Attaches the tracepoint programs: from here on packets are followed.
     ///
     /// # Errors
     /// When one is refused without which there is nothing to show.
-    pub fn attach(&mut self) -> Result<()> {
-        let (devices, others): (Vec<_>, Vec<_>) =
-            TRACEPOINTS.iter().copied().partition(|probe| probe.instead_of_tcx);
-        self.attach_tracepoints(&others)?;
-        let first = self.namespaces.values().next().map(|namespace| namespace.path().to_owned());
-        let refused = first.map_or(Ok(()), |path| devices::are_possible(&mut self.ebpf, &path)).err();
-        if refused.is_some() {
-            self.tcx_refused = refused.map(|error| format!("{error:#}"));
-            return self.attach_tracepoints(&devices);
-        }
-        self.devices = Some(Devices::new()?);
-        self.attached.push(TCX);
-        let namespaces: Vec<_> =
-            self.namespaces.values().map(|space| (space.inode(), space.path().to_owned())).collect();
-        for (inode, path) in namespaces {
-            let problems = self.add_devices(inode, &path)?;
-            self.missing.extend(problems);
-        }
-        Ok(())
-    }
-
-    fn attach_tracepoints(&mut self, probes: &[Tracepoint]) -> Result<()> {
-        for probe in probes {
+    pub fn attach_tracepoints(&mut self) -> Result<()> {
+        for probe in TRACEPOINTS {
             match object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint) {
                 Ok(()) => self.attached.push(probe.tracepoint),
                 Err(error) if probe.required => return Err(error),
@@ -148,36 +121,37 @@ impl Kernel {
         Ok(())
     }
 
-    /// Devices of a namespace on which packets will not be seen, and why.
-    fn add_devices(&mut self, inode: u32, path: &Path) -> Result<Vec<String>> {
-        let Some(devices) = &mut self.devices else { return Ok(Vec::new()) };
-        devices.add(&self.ebpf, inode, path)
-    }
-
-    /// Readable when devices came or went, where that has to be followed ([`Self::sync_devices`]).
+    /// Starts to place tcx links on the devices of the traced namespaces; tracepoints serve until they stand.
     ///
     /// # Errors
-    /// When the descriptor cannot be duplicated.
-    pub fn device_watch(&self) -> Result<Option<OwnedFd>> {
-        self.devices.as_ref().map(|devices| Ok(devices.watch().try_clone_to_owned()?)).transpose()
+    /// When the kernel refuses the programs.
+    pub fn start_tcx(&mut self) -> Result<()> {
+        let namespaces =
+            self.namespaces.values().map(|space| (space.inode(), space.path().to_owned())).collect();
+        self.devices = Some(Devices::start(&mut self.ebpf, namespaces)?);
+        Ok(())
     }
 
-    /// Follows devices that came or went. Gives those on which packets will not be seen, and why.
-    pub fn sync_devices(&mut self) -> Vec<String> {
-        let Some(devices) = &mut self.devices else { return Vec::new() };
-        let mut problems = Vec::new();
-        for inode in devices.changed() {
-            let Some(namespace) = self.namespaces.get(&inode) else { continue };
-            // A namespace may vanish at any moment: the next look at the scope says so.
-            problems.extend(devices.place(&self.ebpf, inode, namespace.path()).unwrap_or_default());
+    /// Whether tcx links can be placed in the namespace at `path`; tried out on `lo`.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn try_tcx(&mut self, path: &Path) -> Result<()> {
+        devices::try_out(&mut self.ebpf, path)
+    }
+
+    /// What has come of [`Self::start_tcx`] since the last call. When the links stand, the tracepoints go.
+    ///
+    /// # Errors
+    /// When a tracepoint program cannot be detached.
+    pub fn device_news(&mut self) -> Result<Vec<News>> {
+        let news = self.devices.as_ref().map(Devices::news).unwrap_or_default();
+        if news.iter().any(|one| matches!(one, News::Placed)) {
+            for probe in TRACEPOINTS.iter().filter(|probe| probe.instead_of_tcx) {
+                object::detach_tracepoint(&mut self.ebpf, probe.program)?;
+            }
         }
-        problems
-    }
-
-    /// Why tracepoints see to devices; `None` where tcx does.
-    #[must_use]
-    pub fn tcx_refused(&self) -> Option<&str> {
-        self.tcx_refused.as_deref()
+        Ok(news)
     }
 
     /// Names of what is attached, and what will not be shown because something is missing.
@@ -196,11 +170,8 @@ impl Kernel {
         let mut scope: HashMap<_, u64, u32> =
             HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
         scope.insert(net, inode, 0)?;
-        self.namespaces.insert(inode, Namespace::new(inode, path.clone(), net));
-        self.sync_one(inode, true, view)?;
-        let problems = self.add_devices(inode, &path)?;
-        self.missing.extend(problems);
-        Ok(())
+        self.namespaces.insert(inode, Namespace::new(inode, path, net));
+        self.sync_one(inode, true, view).map(|_| ())
     }
 
     /// Stops tracing a namespace that has gone.
@@ -208,7 +179,7 @@ impl Kernel {
     /// # Errors
     /// When a map cannot be changed.
     pub fn remove_namespace(&mut self, inode: u32) -> Result<()> {
-        if let Some(devices) = &mut self.devices {
+        if let Some(devices) = &self.devices {
             devices.remove(inode);
         }
         if let Some(namespace) = self.namespaces.remove(&inode) {

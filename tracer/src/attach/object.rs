@@ -25,10 +25,7 @@ impl Cast {
     /// `None` on a kernel without it.
     #[must_use]
     pub fn find(types: &KernelTypes) -> Option<Self> {
-        Some(Self {
-            function: types.function_id("bpf_rdonly_cast")?,
-            kind: types.structure_id("in6_addr")?,
-        })
+        Some(Self { function: types.function_id("bpf_rdonly_cast")?, kind: types.structure_id("in6_addr")? })
     }
 }
 
@@ -67,4 +64,13 @@ pub fn attach_tracepoint(ebpf: &mut Ebpf, program: &str, tracepoint: &str) -> Re
     program.load().with_context(|| format!("program for tracepoint {tracepoint} was refused"))?;
     program.attach(tracepoint).with_context(|| format!("tracepoint {tracepoint} is not there"))?;
     Ok(())
+}
+
+/// Detaches a raw tracepoint program and lets go of it.
+pub fn detach_tracepoint(ebpf: &mut Ebpf, program: &str) -> Result<()> {
+    let program: &mut RawTracePoint = ebpf
+        .program_mut(program)
+        .with_context(|| format!("kernel object: no program {program}"))?
+        .try_into()?;
+    program.unload().context("letting go of a tracepoint")
 }

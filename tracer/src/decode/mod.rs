@@ -67,7 +67,9 @@ fn hits(kind: u32, bytes: &[u8]) -> Result<RuleHits, DecodeError> {
     let there = whole.get_mut(..bytes.len()).ok_or(DecodeError::Length { kind, length: bytes.len() })?;
     there.copy_from_slice(bytes);
     let hits: RuleHits = record(kind, &whole)?;
-    if bytes.len() < RULE_HITS_HEAD + size_of::<Hit>() * hits.count as usize && hits.count as usize <= MAX_HITS {
+    if bytes.len() < RULE_HITS_HEAD + size_of::<Hit>() * hits.count as usize
+        && hits.count as usize <= MAX_HITS
+    {
         return Err(DecodeError::Length { kind, length: bytes.len() });
     }
     Ok(hits)

@@ -139,9 +139,9 @@ impl KernelTypes {
 
     fn vmlinux_id(&self, name: &str, is_it: impl Fn(&Type) -> bool) -> Option<u32> {
         let ids = ids(&self.vmlinux, None, name);
-        ids.into_iter().map(|found| found.id).find(|id| {
-            self.vmlinux.resolve_type_by_id(*id).is_ok_and(|found| is_it(&found))
-        })
+        ids.into_iter()
+            .map(|found| found.id)
+            .find(|id| self.vmlinux.resolve_type_by_id(*id).is_ok_and(|found| is_it(&found)))
     }
 
     /// Names and values of an enum, in the order of its declaration. `None` when there is no such enum.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{findings, setup};
 use crate::{
-    attach::{Kernel, TCX},
+    attach::Kernel,
     diagnose::RulesetView,
     doctor::{Capabilities, Capability, HookFunction, Machine, examine},
     enrich::{Loggers, NetnsPath, Reader, Reading, Roots},
@@ -97,20 +97,9 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
         needed: true,
         used: true,
     });
-    kernel.attach()?;
+    kernel.attach_tracepoints()?;
     let (attached, _) = kernel.attached();
-    let tcx = attached.contains(&TCX);
-    tried.push(Capability {
-        name: "tcx links".to_owned(),
-        available: tcx,
-        why: kernel.tcx_refused().map_or("placed on every device".to_owned(), |why| {
-            format!("{}; tracepoints serve instead", why.trim_end())
-        }),
-        gives: "devices a packet comes in and leaves by, at the least cost to other packets".to_owned(),
-        needed: false,
-        used: true,
-    });
-    for probe in TRACEPOINTS.iter().filter(|probe| !(tcx && probe.instead_of_tcx)) {
+    for probe in TRACEPOINTS {
         let available = attached.contains(&probe.tracepoint);
         tried.push(Capability {
             name: format!("tracepoint {}", probe.tracepoint),
@@ -121,6 +110,15 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
             used: true,
         });
     }
+    let tcx = kernel.try_tcx(&namespace.path);
+    tried.push(Capability {
+        name: "tcx links".to_owned(),
+        available: tcx.is_ok(),
+        why: tcx.err().map_or("placed on lo".to_owned(), |why| format!("{why:#}; tracepoints serve instead")),
+        gives: "devices a packet comes in and leaves by, at no cost to other namespaces".to_owned(),
+        needed: false,
+        used: false,
+    });
     tried.extend(absent.into_iter().map(|member| Capability {
         name: member,
         available: false,

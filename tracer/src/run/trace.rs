@@ -3,14 +3,13 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
-    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
 };
@@ -22,7 +21,7 @@ use super::{
     shown,
 };
 use crate::{
-    attach::Kernel,
+    attach::{Kernel, News},
     attribute::Attributor,
     config::Config,
     correlate::{Correlator, Output},
@@ -41,6 +40,8 @@ const SCOPE_TICK: Duration = Duration::from_millis(250);
 const LAST_WAIT: Duration = Duration::from_millis(100);
 /// How long the end waits for causes that show only after a while (a reply that never comes).
 const LAST_CAUSE: Duration = Duration::from_millis(1_200);
+/// A trace that ends sooner is not worth the grace periods that tcx links cost the machine.
+const TCX_DELAY: Duration = Duration::from_secs(1);
 /// Records handled before timers and signals get their turn.
 const BATCH: usize = 4096;
 
@@ -86,18 +87,6 @@ impl Signals {
     }
 }
 
-/// Waits until there is something to read; for ever without a descriptor.
-async fn readable(watch: Option<&mut AsyncFd<OwnedFd>>) {
-    match watch {
-        Some(watch) => match watch.readable_mut().await {
-            Ok(mut ready) => ready.clear_ready(),
-            // The event loop is going down.
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
 struct Trace<'c> {
     config: &'c Config,
     started: Instant,
@@ -114,6 +103,8 @@ struct Trace<'c> {
     shown: u64,
     done: bool,
     ticks: u32,
+    /// Whether tcx was to take over from the tracepoints on devices.
+    tcx_tried: bool,
 }
 
 impl<'c> Trace<'c> {
@@ -125,7 +116,7 @@ impl<'c> Trace<'c> {
         let records = unsafe { AsyncFd::register(kernel.records()?) }.context("watching the ring buffer")?;
         let mut correlator = Correlator::new(config.filter, names);
         let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
-        kernel.attach()?;
+        kernel.attach_tracepoints()?;
         let render = renderer(
             &config.output,
             &Environment::of_process(),
@@ -149,6 +140,7 @@ impl<'c> Trace<'c> {
             shown: 0,
             done: false,
             ticks: 0,
+            tcx_tried: false,
         };
         trace.announce(problems, absent)?;
         Ok(trace)
@@ -184,15 +176,6 @@ impl<'c> Trace<'c> {
         scope_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = self.config.stop.duration.map(|duration| (Instant::now() + duration).into());
         let mut records = self.records.take().context("the ring buffer is read twice")?;
-        let mut devices = self
-            .kernel
-            .device_watch()?
-            .map(|watch| {
-                // SAFETY: the descriptor is owned, and dropped with its registration.
-                unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }
-            })
-            .transpose()
-            .context("watching devices")?;
         let mut more = false;
         while !self.done {
             tokio::select! {
@@ -206,8 +189,10 @@ impl<'c> Trace<'c> {
                     more = !self.drain(records.get_mut())?;
                     self.tick()?;
                 }
-                () = readable(devices.as_mut()) => self.look_at_devices()?,
-                _ = scope_tick.tick() => self.look_at_scope()?,
+                _ = scope_tick.tick() => {
+                    self.look_at_scope()?;
+                    self.look_at_devices()?;
+                }
                 () = signals.any() => break,
                 () = async { if let Some(end) = end { sleep_until(end).await } else { std::future::pending().await } } => break,
             }
@@ -273,11 +258,29 @@ impl<'c> Trace<'c> {
         Ok(())
     }
 
+    /// Moves from tracepoints to tcx when the trace lasts, and tells what came of it.
     fn look_at_devices(&mut self) -> Result<(), Failure> {
-        for problem in self.kernel.sync_devices() {
-            self.notice(NoticeLevel::Warning, problem)?;
+        if !self.tcx_tried && self.scoped.is_fixed() && self.started.elapsed() >= TCX_DELAY {
+            self.tcx_tried = true;
+            if let Err(error) = self.kernel.start_tcx() {
+                self.devices_say(&format!("tracepoints go on watching devices: {error:#}"))?;
+            }
+        }
+        for news in self.kernel.device_news()? {
+            match news {
+                News::Placed => self.devices_say("tcx programs watch devices from now on")?,
+                News::Refused(why) => {
+                    self.devices_say(&format!("tracepoints go on watching devices: {why}"))?
+                }
+                News::Problem(problem) => self.notice(NoticeLevel::Warning, problem)?,
+            }
         }
         Ok(())
+    }
+
+    /// Of interest to nobody but who looks into the trace itself.
+    fn devices_say(&mut self, message: &str) -> Result<(), Failure> {
+        if self.config.kernel_log { self.notice(NoticeLevel::Info, message.to_owned()) } else { Ok(()) }
     }
 
     fn look_at_scope(&mut self) -> Result<(), Failure> {
