@@ -2,6 +2,7 @@
 //! them, and readable assertions on what it says. Everything here needs root; nothing here outlives its test.
 
 pub mod expect;
+pub mod foreign;
 pub mod machine;
 pub mod netns;
 pub mod pathtrace;

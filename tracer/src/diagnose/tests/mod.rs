@@ -17,8 +17,9 @@ use jiff::Timestamp;
 
 use crate::{
     enrich::{
-        Address, Containers, DeviceSettings, Endpoint, Link, Network, Nexthop, Owner, PolicyRule, Prefix,
-        Reading, Route, RouteKind, Settings, SocketEntry, SocketState, Sockets, Surroundings,
+        Address, Containers, DeviceSettings, Endpoint, JudgingPrograms, Link, Network, Nexthop, Owner,
+        PolicyRule, Prefix, Reading, Route, RouteKind, Settings, SocketEntry, SocketState, Sockets,
+        Surroundings,
     },
     model::{
         Backend, Conntrack, CtState, DecidedBy, DeviceDirection, DeviceStage, Direction, Family, Finding,
@@ -397,6 +398,7 @@ fn network(clients: &str, containers: &str, uplink: &str, gateway: &str) -> Netw
         kind: kind.map(str::to_owned),
         master,
         up: true,
+        programs: JudgingPrograms::default(),
     };
     let own = |link, text: &str| {
         let (address, length) = text.split_once('/').unwrap();
