@@ -36,7 +36,7 @@ fn programs_of_others_are_named_on_their_device() -> Result<()> {
     let _xdp = Foreign::attach(host, "eth0", At::Xdp, Says::Pass, "their_xdp")?;
     let _tcx = Foreign::attach(host, "eth0", At::TcxIngress, Says::Pass, "their_tcx")?;
     host.exec("tc qdisc add dev eth1 clsact")?;
-    host.exec("tc filter add dev eth1 egress protocol ip matchall action pass")?;
+    host.exec("tc filter add dev eth1 egress protocol ip u32 match u32 0 0 flowid 1:1")?;
     let trace = Pathtrace::start(Some(host), &["--proto", "icmp"])?;
     traffic::ping(client, lab.address("server", Family::Ipv4)?, LONG)?;
     assert_sees(
@@ -46,7 +46,7 @@ fn programs_of_others_are_named_on_their_device() -> Result<()> {
             "stages": [
                 {"kind": "device", "device": "eth0", "direction": "in",
                  "programs": ["~XDP their_xdp (program ", "~tcx their_tcx (program "]},
-                {"kind": "device", "device": "eth1", "direction": "out", "programs": ["tc filter matchall"]}
+                {"kind": "device", "device": "eth1", "direction": "out", "programs": ["tc filter u32"]}
             ],
             "outcome": {"result": "forwarded"}
         }),
@@ -94,6 +94,8 @@ fn tcx_sees_what_the_tracepoints_saw() -> Result<()> {
 fn a_drop_by_somebody_else_s_tcx_program_is_shown_with_its_name() -> Result<()> {
     let lab = Lab::new(Topology::Routed)?;
     let (client, host) = (lab.netns("client")?, lab.netns("host")?);
+    // So that no address has to be asked for past the wall.
+    traffic::ping(client, lab.address("server", Family::Ipv4)?, LONG)?;
     let _tcx = Foreign::attach(host, "eth0", At::TcxIngress, Says::Drop, "their_wall")?;
     let dropped = json!({
         "packet": {"icmp_type": 8},
