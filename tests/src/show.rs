@@ -83,13 +83,13 @@ impl Drop for Shown {
 }
 
 fn wait_until_ready(told: &Receiver<()>) -> Result<()> {
-    match told.recv_timeout(wait::PATIENCE) {
+    match told.recv_timeout(*wait::PATIENCE) {
         Ok(()) => Ok(()),
         Err(mpsc::RecvTimeoutError::Disconnected) => {
             bail!("pathtrace ended before it was ready; see its lines above")
         }
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            bail!("pathtrace did not say within {:?} that it is {READY}", wait::PATIENCE)
+            bail!("pathtrace did not say within {:?} that it is {READY}", *wait::PATIENCE)
         }
     }
 }

@@ -4,16 +4,21 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    process::Command,
 };
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{netns::Netns, wait};
+use crate::{
+    netns::{Netns, checked},
+    wait,
+};
 
 /// Address family of a scenario's traffic and rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     Ipv4,
@@ -251,6 +256,9 @@ impl Lab {
         host.set_sysctl("net.ipv4.ip_forward", "1")?;
         host.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
         if !self.topology.plan().bridges.is_empty() {
+            if !Path::new("/proc/sys/net/bridge").exists() {
+                checked(Command::new("modprobe").arg("br_netfilter"))?;
+            }
             host.set_sysctl("net.bridge.bridge-nf-call-iptables", "0")?;
             host.set_sysctl("net.bridge.bridge-nf-call-ip6tables", "0")?;
         }

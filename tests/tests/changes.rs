@@ -35,7 +35,7 @@ fn base_chains_that_appear_are_seen_and_those_that_vanish_are_forgotten() -> Res
         let trace = Pathtrace::start(Some(host), &["--port", "80"])?;
         let passed = json!({"packet": {"tcp_flags": "S"}, "outcome": {"result": "forwarded"}, "no_stages": [{"table": "filter"}]});
         repeat_until(&trace, "a journey without rules", &passed, || {
-            traffic::tcp(client, to, LONG).map(drop)
+            traffic::tcp(client, to, *LONG).map(drop)
         })?;
 
         ruleset::iptables(host, backend, Family::Ipv4, "-A FORWARD -p tcp -m tcp --dport 80 -j DROP")?;
@@ -60,14 +60,14 @@ fn base_chains_that_appear_are_seen_and_those_that_vanish_are_forgotten() -> Res
             "outcome": {"result": "forwarded"}
         });
         repeat_until(&trace, "the rule that replaced it", &accepted, || {
-            traffic::tcp(client, to, LONG).map(drop)
+            traffic::tcp(client, to, *LONG).map(drop)
         })?;
 
         if backend == Backend::Nft {
             ruleset::nft(host, "delete table ip filter")?;
             let seen = expect::journeys(&trace.lines()).count();
             wait::until("a journey without the chain", || {
-                traffic::tcp(client, to, LONG).is_ok()
+                traffic::tcp(client, to, *LONG).is_ok()
                     && expect::journeys(&trace.lines())
                         .skip(seen)
                         .any(|journey| expect::matches(&passed, journey).is_ok())
@@ -97,7 +97,7 @@ fn an_nft_chain_between_two_tables_is_seen_when_it_appears() -> Result<()> {
         ]
     });
     repeat_until(&trace, "both chains in the kernel's order", &pattern, || {
-        traffic::ping(client, to, LONG).map(drop)
+        traffic::ping(client, to, *LONG).map(drop)
     })?;
     assert!(trace.stop()?.status.success());
     Ok(())
@@ -122,7 +122,7 @@ fn a_device_that_appears_is_seen_and_one_that_vanishes_does_no_harm() -> Result<
     let other =
         json!({"packet": {"source": web.to_string(), "icmp_type": 8}, "outcome": {"result": "delivered"}});
     repeat_until(&trace, "a journey after that", &other, || {
-        traffic::ping(lab.netns("web")?, bridge, LONG).map(drop)
+        traffic::ping(lab.netns("web")?, bridge, *LONG).map(drop)
     })?;
     assert!(trace.stop()?.status.success());
     Ok(())
@@ -136,7 +136,7 @@ fn a_namespace_that_appears_is_traced_and_one_that_vanishes_does_no_harm() -> Re
     let here = |netns: &Netns| {
         Ok::<_, anyhow::Error>(json!({"packet": {"icmp_type": 8}, "stages": [{"netns": netns.inode()?}]}))
     };
-    let ping = |netns: &Netns| traffic::ping(netns, [127, 0, 0, 1].into(), LONG).map(drop);
+    let ping = |netns: &Netns| traffic::ping(netns, [127, 0, 0, 1].into(), *LONG).map(drop);
     repeat_until(&trace, "the namespace that appeared", &here(&coming)?, || ping(&coming))?;
     drop(coming);
     repeat_until(&trace, "the namespace that stayed", &here(&staying)?, || ping(&staying))?;
@@ -151,12 +151,12 @@ fn one_of_two_traced_namespaces_vanishes() -> Result<()> {
         Pathtrace::start(None, &["--netns", staying.name(), "--netns", going.name(), "--proto", "icmp"])?;
     let pattern = json!({"packet": {"icmp_type": 8}, "stages": [{"netns": going.inode()?}]});
     repeat_until(&trace, "the one that goes", &pattern, || {
-        traffic::ping(&going, [127, 0, 0, 1].into(), LONG).map(drop)
+        traffic::ping(&going, [127, 0, 0, 1].into(), *LONG).map(drop)
     })?;
     drop(going);
     let pattern = json!({"packet": {"icmp_type": 8}, "stages": [{"netns": staying.inode()?}]});
     repeat_until(&trace, "the one that stays", &pattern, || {
-        traffic::ping(&staying, [127, 0, 0, 1].into(), LONG).map(drop)
+        traffic::ping(&staying, [127, 0, 0, 1].into(), *LONG).map(drop)
     })?;
     assert!(trace.stop()?.status.success());
     Ok(())

@@ -57,7 +57,7 @@ fn every_topology_connects_in_both_families() -> Result<()> {
                 family,
                 "-t nat -A POSTROUTING -o eth0 -j MASQUERADE",
             )?;
-            let answer = traffic::ping(lab.netns(from)?, lab.address(to, family)?, LONG)?;
+            let answer = traffic::ping(lab.netns(from)?, lab.address(to, family)?, *LONG)?;
             assert_eq!(answer, Answer::Answered { seen_as: None }, "{topology:?} {from} -> {to} {family:?}");
         }
     }
@@ -73,7 +73,7 @@ fn a_translated_exchange_works_in_both_backends() -> Result<()> {
         let rules = format!("-t nat -A PREROUTING -p tcp --dport 80 -j DNAT --to-destination {server}:8080");
         ruleset::iptables(lab.netns("host")?, backend, Family::Ipv4, &rules)?;
         let published = SocketAddr::new(lab.address("host", Family::Ipv4)?, 80);
-        let (answer, _) = traffic::tcp(lab.netns("client")?, published, LONG)?;
+        let (answer, _) = traffic::tcp(lab.netns("client")?, published, *LONG)?;
         let client = lab.address("client", Family::Ipv4)?;
         assert_eq!(answer, Answer::Answered { seen_as: Some(client) }, "{backend:?}");
     }
@@ -85,8 +85,8 @@ fn refusal_and_silence_are_told_apart() -> Result<()> {
     let lab = Lab::new(Topology::Routed)?;
     let (client, host) = (lab.netns("client")?, lab.netns("host")?);
     let closed = SocketAddr::new(lab.address("host", Family::Ipv4)?, 9);
-    assert_eq!(traffic::tcp(client, closed, LONG)?.0, Answer::Refused);
-    assert_eq!(traffic::udp(client, 0, closed, LONG)?, Answer::Refused);
+    assert_eq!(traffic::tcp(client, closed, *LONG)?.0, Answer::Refused);
+    assert_eq!(traffic::udp(client, 0, closed, *LONG)?, Answer::Refused);
     let wall = "chain in { type filter hook input priority 0; ip protocol { tcp, udp } drop; }";
     ruleset::nft(host, &format!("table inet wall {{\n{wall}\n}}"))?;
     assert_eq!(traffic::tcp(client, closed, SHORT)?.0, Answer::Silence);
@@ -101,9 +101,9 @@ fn a_fingerprint_sees_a_change_and_traffic_is_none() -> Result<()> {
     ruleset::iptables(host, Backend::Legacy, Family::Ipv4, "-A FORWARD -j ACCEPT")?;
     ruleset::iptables(host, Backend::Nft, Family::Ipv4, "-A FORWARD -j ACCEPT")?;
     // The first packet fills the neighbour tables.
-    traffic::ping(lab.netns("client")?, lab.address("server", Family::Ipv4)?, LONG)?;
+    traffic::ping(lab.netns("client")?, lab.address("server", Family::Ipv4)?, *LONG)?;
     let before = Fingerprint::of(host)?;
-    traffic::ping(lab.netns("client")?, lab.address("server", Family::Ipv4)?, LONG)?;
+    traffic::ping(lab.netns("client")?, lab.address("server", Family::Ipv4)?, *LONG)?;
     assert_eq!(before.differences(&Fingerprint::of(host)?), Vec::<String>::new());
     host.set_sysctl("net.ipv4.conf.all.rp_filter", "2")?;
     ruleset::iptables(host, Backend::Legacy, Family::Ipv4, "-A FORWARD -j DROP")?;

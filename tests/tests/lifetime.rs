@@ -53,7 +53,7 @@ impl Traced {
     }
 
     fn exchange(&self) -> Result<()> {
-        traffic::tcp(self.lab.netns("client")?, self.to, LONG).map(drop)
+        traffic::tcp(self.lab.netns("client")?, self.to, *LONG).map(drop)
     }
 }
 

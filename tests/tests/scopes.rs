@@ -50,7 +50,7 @@ fn a_namespace_by_name_by_path_and_by_process() -> Result<()> {
         [netns.name().to_owned(), netns.path().display().to_string(), format!("pid:{}", inmate.0.id())];
     for spec in specs {
         let trace = Pathtrace::start(None, &["--netns", &spec, "--proto", "icmp"])?;
-        traffic::ping(&netns, [127, 0, 0, 1].into(), LONG)?;
+        traffic::ping(&netns, [127, 0, 0, 1].into(), *LONG)?;
         assert_sees(&trace, &echo_seen_in(&netns)?)?;
         let report = trace.stop()?;
         assert_eq!(report.of_type("start")[0]["netns"], json!([netns.inode()?]), "{spec}");
@@ -62,8 +62,8 @@ fn a_namespace_by_name_by_path_and_by_process() -> Result<()> {
 fn only_the_namespace_it_runs_in_by_default() -> Result<()> {
     let (inside, beside) = (Netns::new()?, Netns::new()?);
     let trace = Pathtrace::start(Some(&inside), &["--proto", "icmp"])?;
-    traffic::ping(&beside, [127, 0, 0, 1].into(), LONG)?;
-    traffic::ping(&inside, [127, 0, 0, 1].into(), LONG)?;
+    traffic::ping(&beside, [127, 0, 0, 1].into(), *LONG)?;
+    traffic::ping(&inside, [127, 0, 0, 1].into(), *LONG)?;
     assert_sees(&trace, &echo_seen_in(&inside)?)?;
     let report = trace.stop()?;
     let elsewhere = json!({"stages": [{"netns": beside.inode()?}]});
@@ -79,7 +79,7 @@ fn one_journey_across_client_host_and_server() -> Result<()> {
     let _server = Server::tcp(server, to)?;
     let scope = ["--netns", client.name(), "--netns", host.name(), "--netns", server.name()];
     let trace = Pathtrace::start(None, &[&scope[..], &["--port", "80"]].concat())?;
-    traffic::tcp(client, to, LONG)?;
+    traffic::tcp(client, to, *LONG)?;
     assert_sees(&trace, &across(client, host, server)?)?;
     assert!(trace.stop()?.status.success());
     Ok(())
@@ -92,7 +92,7 @@ fn all_namespaces_of_the_machine() -> Result<()> {
     let to = SocketAddr::new(lab.address("server", Family::Ipv4)?, 47110);
     let _server = Server::tcp(server, to)?;
     let trace = Pathtrace::start(None, &["--all-netns", "--port", "47110"])?;
-    traffic::tcp(client, to, LONG)?;
+    traffic::tcp(client, to, *LONG)?;
     assert_sees(&trace, &across(client, host, server)?)?;
     assert!(trace.stop()?.status.success());
     Ok(())

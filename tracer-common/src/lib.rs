@@ -4,6 +4,7 @@
 
 pub mod counters;
 pub mod filter;
+pub mod kprobe;
 pub mod layout;
 pub mod peek;
 pub mod records;
@@ -13,11 +14,18 @@ pub mod tuple;
 /// Types that user space puts into maps and globals.
 #[cfg(feature = "user")]
 mod pod {
-    use crate::settings::{Gap, GapKey, Settings};
+    use crate::{
+        kprobe::{Place, PlaceKey},
+        settings::{Gap, GapKey, Settings},
+    };
     // SAFETY: repr(C), integers and arrays of integers only, any bit pattern is valid.
     unsafe impl aya::Pod for Settings {}
     // SAFETY: as above.
     unsafe impl aya::Pod for GapKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Gap {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for PlaceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Place {}
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     filter::Filter,
+    kprobe::Arguments,
     layout::{KernelLayout, Sizes},
 };
 
@@ -11,6 +12,8 @@ use crate::{
 pub struct Settings {
     pub layout: KernelLayout,
     pub sizes: Sizes,
+    pub arguments: Arguments,
+    pub freed: FreedArguments,
     pub filter: Filter,
     /// Not 0: every namespace is traced; 0: those in the scope map.
     pub all_namespaces: u32,
@@ -31,6 +34,19 @@ impl Settings {
     pub const ZERO: Self = unsafe { core::mem::zeroed() };
 }
 
+/// What the tracepoints of freed packets say besides the packet; 1 where they do.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct FreedArguments {
+    /// `kfree_skb`: the caller, as its second argument.
+    pub drop_location: u8,
+    /// `kfree_skb`: the reason, as its third (from 5.17).
+    pub drop_reason: u8,
+    /// `consume_skb`: the caller, as its second argument (from 6.3).
+    pub consume_location: u8,
+    pub reserved: u8,
+}
+
 /// What a netfilter probe does with a packet that is not followed yet; a bit each.
 pub mod role {
     /// Nothing.
@@ -39,6 +55,9 @@ pub mod role {
     pub const GATE: u32 = 1;
     /// Asks conntrack whether its connection matches (the first probe behind conntrack).
     pub const LATE: u32 = 2;
+    /// Takes a copy of the packet in hand for that packet (the first probe of PREROUTING): where a packet socket has
+    /// the packet itself, IP goes on with a copy (`skb_share_check` in `ip_rcv_core`).
+    pub const ENTRY: u32 = 4;
 }
 
 /// Numbers in the programs that the loader replaces.

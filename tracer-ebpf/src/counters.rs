@@ -3,11 +3,14 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_loop, bpf_probe_read_kernel};
+#[cfg(not(feature = "older"))]
+use aya_ebpf::helpers::bpf_loop;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracer_common::{
     counters::Counter,
     records::{
-        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit, Kind, MAX_HITS,
+        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, HITS_UNSWITCHED, Hit,
+        Kind, MAX_HITS,
     },
     settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
 };
@@ -15,19 +18,42 @@ use tracer_common::{
 use crate::{
     emit::{self, head},
     maps::{COUNTER_LIST, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
+    read::{Reader, offset},
 };
 
-/// Each CPU has two readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
-/// TEE sends another one through OUTPUT and POSTROUTING; and packets on their way out can be interrupted by
-/// packets that come in.
-const SLOTS: u32 = 2;
+/// Each CPU has three readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
+/// TEE sends another one through OUTPUT and POSTROUTING; so does that of a packet that is itself at OUTPUT; and
+/// packets on their way out can be interrupted by packets that come in.
+const SLOTS: u32 = 3;
 const _: () = assert!(SLOTS == crate::maps::READING_SLOTS);
 /// `NF_INET_LOCAL_OUT`, from where on hooks are those of packets on their way out.
 const LOCAL_OUT: u32 = 3;
 
+/// Where this packet is read. On the way out, the first free place; with both taken, the outer one is an old one
+/// that was never closed (its packet was queued, or stolen).
 #[inline(always)]
-fn slot_of(hook: u32) -> u32 {
-    if hook >= LOCAL_OUT { 1 } else { 0 }
+fn slot_for(journey: u64, hook: u32) -> u32 {
+    if hook < LOCAL_OUT {
+        return 0;
+    }
+    let is_free = |slot| {
+        // SAFETY: a valid per-CPU map value.
+        READING
+            .get_ptr(slot)
+            .is_some_and(|reading| unsafe { (*reading).journey == 0 || (*reading).journey == journey })
+    };
+    if !is_free(1) && is_free(2) { 2 } else { 1 }
+}
+
+/// The task on this CPU and how often it has been switched out; (0, 0) where that cannot be known.
+#[inline(always)]
+fn task() -> (u64, u64) {
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let (Some(voluntary), Some(forced)) = (offset!(task_nvcsw), offset!(task_nivcsw)) else { return (0, 0) };
+    let mut reader = Reader::new();
+    let switches: u64 = reader.read::<u64>(task + voluntary) + reader.read::<u64>(task + forced);
+    if reader.failed() { (0, 0) } else { (task, switches) }
 }
 
 /// State of a run over a table's counters.
@@ -57,6 +83,55 @@ fn counter(run: &mut Run, index: u32) -> u64 {
     }
 }
 
+/// Runs a callback for each counter, and says for how many: for all of them, with `bpf_loop` (kernel 5.17).
+#[cfg(not(feature = "older"))]
+macro_rules! each {
+    ($count:expr, $callback:ident, $run:ident) => {{
+        // SAFETY: the callback gets the pointer of a live Run.
+        unsafe { bpf_loop($count, $callback as *mut c_void, (&raw mut $run).cast(), 0) };
+        $count
+    }};
+}
+
+/// Rules that are read of one table where every round of a loop costs the verifier anew.
+#[cfg(feature = "older")]
+const MOST: u32 = 512;
+
+#[cfg(feature = "older")]
+macro_rules! each {
+    ($count:expr, $callback:ident, $run:ident) => {{
+        let most = if $count < MOST { $count } else { MOST };
+        $run.unreadable = older::$callback($run.slot, $run.list, $run.snapshot, most);
+        most
+    }};
+}
+
+/// The loops, as functions that take numbers only: the verifier of 5.10 looks at such once, whoever calls them.
+#[cfg(feature = "older")]
+mod older {
+    use super::{MOST, Run, per_cpu_offset};
+
+    macro_rules! rounds {
+        ($name:ident, $symbol:literal) => {
+            #[unsafe(export_name = $symbol)]
+            #[inline(never)]
+            pub(super) extern "C" fn $name(slot: u32, list: u32, snapshot: u32, count: u32) -> u32 {
+                let Some(per_cpu) = per_cpu_offset() else { return 1 };
+                let mut run = Run { slot: slot & 1, list, snapshot, per_cpu, unreadable: 0 };
+                for index in 0..MOST {
+                    if index >= count || super::$name(index, (&raw mut run).cast()) != 0 {
+                        break;
+                    }
+                }
+                run.unreadable
+            }
+        };
+    }
+    rounds!(first_reading, "first_rounds");
+    rounds!(second_reading, "second_rounds");
+}
+
+#[cfg_attr(feature = "older", inline(always))]
 extern "C" fn first_reading(index: u32, run: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands back the pointer given to it.
     let run = unsafe { &mut *run.cast::<Run>() };
@@ -68,6 +143,7 @@ extern "C" fn first_reading(index: u32, run: *mut c_void) -> i64 {
     0
 }
 
+#[cfg_attr(feature = "older", inline(always))]
 extern "C" fn second_reading(index: u32, run: *mut c_void) -> i64 {
     // SAFETY: as above.
     let run = unsafe { &mut *run.cast::<Run>() };
@@ -123,16 +199,21 @@ pub(crate) fn open(journey: u64, key: &GapKey) {
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
-    // SAFETY: null or a live structure, which the verifier checks for each caller.
-    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    if key.is_null() {
+        return 0;
+    }
+    // Before 6.2 the verifier takes a key for a map only from a program's own stack.
+    // SAFETY: a live structure, which the verifier checks for each caller.
+    let key = &unsafe { key.read_volatile() };
     // SAFETY: written before the program was loaded, read-only since.
     if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
         return 0;
     }
-    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot_of(key.hook))) else {
+    let slot = slot_for(journey, key.hook);
+    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot)) else {
         return 0;
     };
     // SAFETY: valid map values.
@@ -149,7 +230,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     reading.gap = *key;
     reading.generation = gap.generation;
     reading.passes = passes();
-    let slot = slot_of(key.hook);
+    (reading.task, reading.switches) = if key.hook < LOCAL_OUT { (0, 0) } else { task() };
     let mut position = 0;
     for i in 0..MAX_TABLES {
         if i as u32 >= gap.count {
@@ -159,9 +240,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
         let room = table.count.min(MAX_SNAPSHOT - position);
         let mut run =
             Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
-        // SAFETY: the callback gets the pointer of a live Run.
-        unsafe { bpf_loop(room, first_reading as *mut c_void, (&raw mut run).cast(), 0) };
-        position += room;
+        position += each!(room, first_reading, run);
     }
     reading.busy = 0;
     0
@@ -172,13 +251,16 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
 pub(crate) fn close(journey: u64, at_drop: u32) {
     close_reading(journey, at_drop, 0);
     close_reading(journey, at_drop, 1);
+    close_reading(journey, at_drop, 2);
 }
 
 /// A global function, as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
-    let slot = slot & (SLOTS - 1);
+    if slot >= SLOTS {
+        return 0;
+    }
     let Some(reading) = READING.get_ptr_mut(slot) else { return 0 };
     // SAFETY: a valid per-CPU map value.
     let reading = unsafe { &mut *reading };
@@ -198,6 +280,9 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
     if at_drop != 0 {
         flags |= HITS_AT_DROP;
     }
+    if reading.task != 0 && (reading.task, reading.switches) == task() {
+        flags |= HITS_UNSWITCHED;
+    }
     reading.busy = 1;
     let mut position = 0;
     for i in 0..MAX_TABLES {
@@ -216,8 +301,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         hits.reserved = 0;
         let mut run =
             Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
-        // SAFETY: as in `open`.
-        unsafe { bpf_loop(room, second_reading as *mut c_void, (&raw mut run).cast(), 0) };
+        let room = each!(room, second_reading, run);
         position += room;
         if room < table.count {
             hits.flags |= HITS_TRUNCATED;

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use tracer_common::{
     counters::Counter,
     records::{
-        ConntrackTuples, Head, Hit, Kind, MAX_HITS, REASON_UNKNOWN, RULE_HITS_HEAD, RuleHits,
+        ConntrackTuples, Head, Hit, Kind, MAX_HITS, REASON_UNKNOWN, RULE_HITS_HEAD, RuleHits, SIGHT_GAP,
         SIGHT_UNREADABLE, Sight,
     },
     tuple::IPV4,
@@ -71,12 +71,12 @@ pub(crate) fn head(kind: Kind, journey: u64) -> Head {
     Head { kind: kind as u32, cpu, time, journey }
 }
 
-/// Reserves room, lets `fill` write the record and submits it.
+/// Reserves room, lets `fill` write the record and submits it; false, counted, when the ring buffer is full.
 #[inline(always)]
-pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) {
+pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) -> bool {
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
         count(Counter::RingFull);
-        return;
+        return false;
     };
     // SAFETY: records are integers only, so zeroed memory is a valid one; `fill` sets what it knows.
     unsafe {
@@ -84,6 +84,7 @@ pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) {
         fill(&mut *entry.as_mut_ptr());
     }
     entry.submit(wakeup());
+    true
 }
 
 /// Zeroes a structure of integers word by word. What LLVM makes of `write_bytes` is a call of a function that writes byte by byte.
@@ -144,7 +145,7 @@ pub(crate) fn sight(skb: u64, track: &mut Track, headers: &Headers, place: &Plac
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, place: *const Place) -> u32 {
     // SAFETY: null or live structures, which the verifier checks for each caller.
@@ -157,12 +158,15 @@ extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, p
     let entry = conntrack::of(&mut reader, skb);
     let status = if entry.address == 0 { 0 } else { conntrack::status(&mut reader, entry.address) };
     let (journey, flags) = (track.journey, track.flags);
-    if entry.address != 0 && (entry.address != track.conntrack || status != track.conntrack_status) {
+    if entry.address != 0
+        && (entry.address != track.conntrack || status != track.conntrack_status)
+        // What finds no room is said again at the next sight.
+        && conntrack_tuples(journey, entry.address, place.netns)
+    {
         track.conntrack = entry.address;
         track.conntrack_status = status;
-        conntrack_tuples(journey, entry.address, place.netns);
     }
-    record::<Sight>(|sight| {
+    let sent = record::<Sight>(|sight| {
         sight.head = head(place.kind, journey);
         sight.skb = skb;
         sight.buffer = member!(reader, skb, skb_head);
@@ -196,6 +200,9 @@ extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, p
         }
         sight.flags = flags | place.flags | if reader.failed() { SIGHT_UNREADABLE } else { 0 };
     });
+    if !sent {
+        track.flags |= SIGHT_GAP;
+    }
     if reader.failed() {
         count(Counter::ReadFailed);
     }
@@ -205,7 +212,7 @@ extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, p
 /// Sends both tuples of a connection; a connection that matches is remembered, so that its later packets and
 /// replies are recognised at first sight.
 #[inline(never)]
-fn conntrack_tuples(journey: u64, address: u64, netns: u32) {
+fn conntrack_tuples(journey: u64, address: u64, netns: u32) -> bool {
     record::<ConntrackTuples>(|record| {
         record.head = head(Kind::Conntrack, journey);
         record.conntrack = address;
@@ -215,7 +222,7 @@ fn conntrack_tuples(journey: u64, address: u64, netns: u32) {
             wanted::remember_flow(&record.original, netns);
             wanted::remember_flow(&record.reply, netns);
         }
-    });
+    })
 }
 
 #[inline(always)]

@@ -27,6 +27,9 @@ const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
 const OFFSET_V4: u16 = 0x1fff;
 /// The same in IPv6's fragment header.
 const OFFSET_V6: u16 = 0xfff8;
+/// More fragments follow.
+const MORE_V4: u16 = 0x2000;
+const MORE_V6: u16 = 0x0001;
 
 /// The header fields that pathtrace uses.
 #[derive(Clone, Copy, Default)]
@@ -38,6 +41,7 @@ pub(crate) struct Headers {
     pub(crate) identity: u64,
     /// Address of the network header, 0 where there is none.
     pub(crate) address: u64,
+    /// IPv4 identification; for IPv6 the low half of the fragment header's, 0 without one.
     pub(crate) ip_id: u16,
     pub(crate) fragment: u16,
     pub(crate) ttl: u8,
@@ -69,6 +73,41 @@ impl Headers {
     }
 }
 
+/// What a fragment says of its place in the datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    /// Not a fragment.
+    Whole,
+    /// Has the transport header.
+    First,
+    /// Has no ports.
+    Later,
+}
+
+impl Headers {
+    #[inline(always)]
+    pub(crate) fn fragment_kind(&self) -> Fragment {
+        let (offset, more) =
+            if self.tuple.family == IPV4 { (OFFSET_V4, MORE_V4) } else { (OFFSET_V6, MORE_V6) };
+        if self.fragment & offset != 0 {
+            Fragment::Later
+        } else if self.fragment & more != 0 {
+            Fragment::First
+        } else {
+            Fragment::Whole
+        }
+    }
+
+    /// What all fragments of a datagram have in common, told apart from every packet's tuple.
+    #[inline(always)]
+    pub(crate) fn datagram(&self) -> Tuple {
+        Tuple { source_port: self.ip_id, destination_port: 0, reserved: DATAGRAM, ..self.tuple }
+    }
+}
+
+/// [`Tuple::reserved`] of [`Headers::datagram`].
+const DATAGRAM: u16 = 1;
+
 /// Address of the network header of a packet inside the stack (`skb_network_header`).
 #[inline(always)]
 pub(crate) fn network_header(reader: &mut Reader, skb: u64) -> u64 {
@@ -84,7 +123,7 @@ pub(crate) fn parse(address: u64, into: &mut Headers) -> bool {
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
@@ -149,6 +188,8 @@ fn ipv6(reader: &mut Reader, address: u64, into: &mut Headers) -> u64 {
         let word = u32::from_be(word);
         if next == FRAGMENT {
             into.fragment = word as u16;
+            let identification: u32 = reader.read(at + 4);
+            into.ip_id = u32::from_be(identification) as u16;
             at += 8;
         } else {
             at += ((word >> 16 & 0xff) as u64 + 1) * 8;

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use tracer_common::{
     counters::{COUNTERS as COUNTER_COUNT, Counter},
+    kprobe::{MAX_PLACES, Place, PlaceKey},
     records::RuleHits,
     settings::{Gap, GapKey, MAX_COUNTERS, MAX_SNAPSHOT, Settings},
     tuple::Tuple,
@@ -88,7 +89,15 @@ pub(crate) static SNAPSHOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX
 #[map]
 pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
 /// See `counters`.
-pub(crate) const READING_SLOTS: u32 = 2;
+pub(crate) const READING_SLOTS: u32 = 3;
+
+/// What the kprobe programs do at which function.
+#[map]
+pub(crate) static PLACES: HashMap<PlaceKey, Place> = HashMap::with_max_entries(MAX_PLACES, 0);
+
+/// Calls of `nf_hook_slow` under way, by the stack pointer at their beginning.
+#[map]
+pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(4096, 0);
 
 /// Room to put a [`RuleHits`] together.
 #[map]
@@ -120,8 +129,19 @@ pub(crate) struct Track {
 #[derive(Clone, Copy)]
 pub(crate) struct Hand {
     pub(crate) skb: u64,
+    /// `sk_buff.head`, which copies share.
+    pub(crate) buffer: u64,
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
+}
+
+/// A call of `nf_hook_slow`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) skb: u64,
+    /// Lies in the caller's frame, and so is there when the call returns.
+    pub(crate) state: u64,
 }
 
 /// A tuple in a namespace.
@@ -146,6 +166,9 @@ pub(crate) struct Reading {
     pub(crate) busy: u32,
     /// [`PASSES`] at the first reading.
     pub(crate) passes: u64,
+    /// The task at the first reading and how often it had been switched out; 0 where that is not known.
+    pub(crate) task: u64,
+    pub(crate) switches: u64,
 }
 
 /// Adds 1 to a counter of this CPU, and says what it is by now.

@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     net::{Ipv4Addr, UdpSocket},
     process::{Child, Command, Stdio},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ use tracer_common::filter::Filter;
 mod lab;
 use lab::Lab;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| lab::scaled(Duration::from_secs(20)));
 
 /// Sends a datagram from the namespace to itself.
 fn send_udp(lab: &Lab, port: u16) {
@@ -34,11 +35,11 @@ fn send_udp(lab: &Lab, port: u16) {
 
 /// Events until one satisfies `last`, that one included.
 fn until(witness: &mut Witness, last: impl Fn(&TraceEvent) -> bool) -> Vec<TraceEvent> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + *PATIENCE;
     let mut events = Vec::new();
     while !events.iter().any(&last) {
         assert!(Instant::now() < deadline, "only {events:#?}");
-        events.extend(witness.wait(PATIENCE).unwrap());
+        events.extend(witness.wait(*PATIENCE).unwrap());
     }
     events
 }
@@ -206,7 +207,7 @@ fn witness_child() {
     let mut witness = Witness::start(&everything(), None).unwrap();
     eprintln!("\n{} is up", witness.table());
     loop {
-        witness.wait(PATIENCE).unwrap();
+        witness.wait(*PATIENCE).unwrap();
     }
 }
 

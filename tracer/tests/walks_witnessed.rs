@@ -9,6 +9,7 @@ mod rulesets;
 use std::{
     net::UdpSocket,
     process,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -28,7 +29,7 @@ use tracer_common::{
     records::{HITS_INTERLEAVED, Hit},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| lab::scaled(Duration::from_secs(20)));
 const PORT: u16 = 5001;
 const RULESETS: u64 = 60;
 const PACKETS: usize = 4;
@@ -141,7 +142,7 @@ fn chain(table: &TableIndex, name: &str) -> ChainRef {
 
 /// What the witness says of one packet, table by table, up to where it ended.
 fn stories(witness: &mut Witness, tables: &[TableIndex], context: &str) -> Vec<Story> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + *PATIENCE;
     let mut stories = vec![Story::default(); tables.len()];
     let ended = |stories: &[Story]| {
         let dead = stories.iter().any(|s| s.end.is_some_and(|(_, verdict)| verdict != Verdict::Accept));
@@ -149,17 +150,18 @@ fn stories(witness: &mut Witness, tables: &[TableIndex], context: &str) -> Vec<S
     };
     while !ended(&stories) {
         assert!(Instant::now() < deadline, "{context}: the story does not end: {stories:#?}");
-        for event in witness.wait(PATIENCE).unwrap() {
+        for event in witness.wait(*PATIENCE).unwrap() {
             let name = match &event {
                 TraceEvent::Nft(step) => &step.table,
                 TraceEvent::Legacy(step) => &step.table,
+                TraceEvent::Begun { .. } => continue,
                 TraceEvent::Lost => panic!("{context}: events were lost"),
             };
             let number = tables.iter().position(|t| t.name == *name).unwrap();
             match &event {
                 TraceEvent::Nft(step) => stories[number].nft(&tables[number], step),
                 TraceEvent::Legacy(step) => stories[number].legacy(&tables[number], step),
-                TraceEvent::Lost => {}
+                TraceEvent::Begun { .. } | TraceEvent::Lost => {}
             }
         }
     }

@@ -77,7 +77,7 @@ impl DockerHost {
         say(&format!("pathtrace {}", arguments.join(" ")));
         let shown = Shown::start(self.lab.netns("host")?, &arguments)?;
         let to = SocketAddr::new(self.lab.address("host", Family::Ipv4)?, port);
-        let patience = if wanted == Wanted::Silence { SHORT } else { LONG };
+        let patience = if wanted == Wanted::Silence { SHORT } else { *LONG };
         let (answer, _) = traffic::tcp(self.lab.netns("client")?, to, patience)?;
         let as_wanted = match wanted {
             Wanted::Answer => matches!(answer, Answer::Answered { .. }),

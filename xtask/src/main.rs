@@ -10,6 +10,7 @@ mod scenario;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -49,6 +50,8 @@ enum Verb {
     /// What `bench` runs in the client's namespace
     #[command(hide = true)]
     BenchSend { to: SocketAddr, count: u32 },
+    /// Boot other kernels under emulation and test there (needs root; fetches Debian's kernels once)
+    VmTest(vm::Options),
     /// Build a scenario's lab, send its traffic, show what pathtrace says (needs root)
     Scenario {
         /// Its name, or a case's: publish-ok, publish-ok/legacy/ipv6
@@ -80,6 +83,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Demo => demo::demo(),
         Verb::Bench => bench::bench(),
         Verb::BenchSend { to, count } => bench::send(to, count),
+        Verb::VmTest(options) => vm::vm_test(&options),
         Verb::Scenario { name: Some(name), list: false } => scenario::show(&name),
         Verb::Scenario { .. } => scenario::list(),
     }

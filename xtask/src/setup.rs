@@ -32,14 +32,20 @@ pub(crate) fn setup() -> Result<()> {
 }
 
 fn packages() -> Result<()> {
-    let mut missing: Vec<&str> = PROGRAMS
+    install_missing(PROGRAMS)?;
+    say("Debian packages: all there");
+    Ok(())
+}
+
+/// Installs the packages of those programs that are not there.
+pub(crate) fn install_missing(programs: &[(&str, &'static str)]) -> Result<()> {
+    let mut missing: Vec<&str> = programs
         .iter()
         .filter(|(program, _)| find_program(program).is_none())
         .map(|(_, package)| *package)
         .collect();
     missing.dedup();
     if missing.is_empty() {
-        say("Debian packages: all there");
         return Ok(());
     }
     if find_program("apt-get").is_none() {

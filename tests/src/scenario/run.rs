@@ -102,7 +102,7 @@ struct Held<'a> {
 
 impl Held<'_> {
     fn finish(self) -> Result<()> {
-        let answer = traffic::exchange(self.connection, LONG)?;
+        let answer = traffic::exchange(self.connection, *LONG)?;
         self.attempt.check(answer).with_context(|| format!("{:?}", self.attempt))
     }
 }
@@ -144,7 +144,7 @@ impl Stage<'_> {
 
     fn send<'a>(&self, attempt: &'a Attempt) -> Result<Option<Held<'a>>> {
         let netns = self.lab.netns(&attempt.space)?;
-        let patience = if attempt.result == Some(Becomes::Silence) { SHORT } else { LONG };
+        let patience = if attempt.result == Some(Becomes::Silence) { SHORT } else { *LONG };
         let to =
             || Ok::<_, anyhow::Error>(SocketAddr::new(attempt.to, attempt.port.context("no port given")?.0));
         let answer = match attempt.send {

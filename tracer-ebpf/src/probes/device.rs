@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::{classifier, raw_tracepoint},
     programs::{RawTracePointContext, TcContext},
 };
-use tracer_common::records::{Kind, SIGHT_FIRST, Sight};
+use tracer_common::records::{Kind, SIGHT_COPY, SIGHT_FIRST, Sight};
 
 use crate::{
     emit::{Place, head, netns_of_device, record, sight},
@@ -138,11 +138,17 @@ pub(crate) fn left(skb: u64, journey: u64) {
 pub(crate) fn tcx_out(ctx: TcContext) -> i32 {
     let skb = plain(ctx.skb.skb as u64);
     if let Some(track) = follow::find(skb) {
+        let device: u64 = member!(Reader::new(), skb, skb_dev);
         track.device_in = 0;
-        track.device_out = member!(Reader::new(), skb, skb_dev);
-        transmit(skb, track, track.device_out);
+        track.device_out = device;
+        sent(skb, track, device, 0);
         // What comes next on this CPU may be the other end of a veth pair, in a namespace that is not traced.
         follow::empty_hand();
+    } else if let Some(original) = follow::copied_from(skb)
+        && let Some(track) = follow::find(original)
+    {
+        let device: u64 = member!(Reader::new(), skb, skb_dev);
+        sent(skb, track, device, SIGHT_COPY);
     }
     NEXT
 }
@@ -151,23 +157,27 @@ pub(crate) fn tcx_out(ctx: TcContext) -> i32 {
 #[raw_tracepoint(tracepoint = "net_dev_start_xmit")]
 pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
+    let device = ctx.arg::<*const u8>(1) as u64;
     if let Some(track) = follow::find(skb) {
-        let device = ctx.arg::<*const u8>(1) as u64;
         track.device_in = 0;
         if track.device_out != device {
-            transmit(skb, track, device);
+            sent(skb, track, device, 0);
         }
+    } else if let Some(original) = follow::copied_from(skb)
+        && let Some(track) = follow::find(original)
+    {
+        sent(skb, track, device, SIGHT_COPY);
     }
     0
 }
 
-#[inline(always)]
-fn transmit(skb: u64, track: &mut Track, device: u64) {
+#[inline(never)]
+fn sent(skb: u64, track: &mut Track, device: u64, flags: u32) {
     let mut reader = Reader::new();
     let mut room = MaybeUninit::uninit();
     let headers = Headers::empty(&mut room);
     headers::parse(network_header(&mut reader, skb), headers);
     let netns = netns_of_device(&mut reader, device).1;
-    let place = Place { device_out: device, ..Place::new(Kind::DeviceOut, netns) };
+    let place = Place { device_out: device, flags, ..Place::new(Kind::DeviceOut, netns) };
     sight(skb, track, headers, &place);
 }

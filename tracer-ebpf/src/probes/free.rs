@@ -3,34 +3,47 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use tracer_common::records::Kind;
+use tracer_common::records::{Kind, REASON_UNKNOWN};
 
 use crate::{
     counters,
     emit::{Place, netns_of_device, sight},
     follow,
     headers::{self, Headers, network_header},
+    maps::SETTINGS,
     probes::device::left,
     read::{Reader, member},
 };
 
+/// Whether a tracepoint has an argument here. A constant for the verifier, which refuses to attach a program that may
+/// read an argument that is not there.
+macro_rules! has {
+    ($argument:ident) => {{
+        // SAFETY: written before the program was loaded, read-only since.
+        unsafe { (*(&raw const SETTINGS)).freed.$argument != 0 }
+    }};
+}
+
 /// `TRACE_EVENT(kfree_skb, TP_PROTO(struct sk_buff *skb, void *location, enum skb_drop_reason reason, ...))`,
-/// include/trace/events/skb.h; the reason is there from 5.17.
+/// include/trace/events/skb.h; the reason is there from 5.17, and not on every kernel.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub(crate) fn packet_drop(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if follow::find(skb).is_some() {
-        freed(Kind::Drop, skb, ctx.arg::<*const u8>(1) as u64, ctx.arg::<u64>(2) as u32);
+        let location = if has!(drop_location) { ctx.arg::<*const u8>(1) as u64 } else { 0 };
+        let reason = if has!(drop_reason) { ctx.arg::<u64>(2) as u32 } else { REASON_UNKNOWN };
+        freed(Kind::Drop, skb, location, reason);
     }
     0
 }
 
-/// `TRACE_EVENT(consume_skb, TP_PROTO(struct sk_buff *skb, void *location))`; the location is there from 6.0.
+/// `TRACE_EVENT(consume_skb, TP_PROTO(struct sk_buff *skb, void *location))`; the location is there from 6.3.
 #[raw_tracepoint(tracepoint = "consume_skb")]
 pub(crate) fn packet_consume(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if follow::find(skb).is_some() {
-        freed(Kind::Consume, skb, ctx.arg::<*const u8>(1) as u64, 0);
+        let location = if has!(consume_location) { ctx.arg::<*const u8>(1) as u64 } else { 0 };
+        freed(Kind::Consume, skb, location, 0);
     }
     0
 }

@@ -3,6 +3,7 @@
 mod device;
 mod forget;
 mod free;
+mod kprobe;
 mod netfilter;
 mod peek;
 mod route;

@@ -45,7 +45,7 @@ macro_rules! patched {
 
 /// Counts a packet, followed or not: readings of rule counters want to know of each.
 #[inline(always)]
-fn pass() {
+pub(super) fn pass() {
     if let Some(passes) = PASSES.get_ptr_mut(0) {
         // SAFETY: a valid per-CPU map value.
         unsafe { *passes += 1 };
@@ -88,9 +88,15 @@ pub(crate) extern "C" fn netfilter_gate(ctx: *const Context) -> i32 {
     let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
     let role = patched!(patch::ROLE);
     if follow::find(skb).is_none() {
-        let nfct = trusted!(skb, skb_nfct, u64);
-        if role & role::GATE == 0 && (nfct == 0 || !may_match(nfct)) {
-            return ACCEPT;
+        if role & role::ENTRY != 0
+            && let Some(original) = follow::copied_from(plain(skb))
+        {
+            follow::go_on_as(original, plain(skb));
+        } else {
+            let nfct = trusted!(skb, skb_nfct, u64);
+            if role & role::GATE == 0 && (role & role::LATE == 0 || nfct == 0 || !may_match(nfct)) {
+                return ACCEPT;
+            }
         }
     }
     judge(state, skb, patched!(patch::PRIORITY) as i32, role);
@@ -100,7 +106,7 @@ pub(crate) extern "C" fn netfilter_gate(ctx: *const Context) -> i32 {
 /// Whether a packet that did not match at first sight may belong to a connection that does: a connection's
 /// first packet, or one of an established connection not yet refused.
 #[inline(always)]
-fn may_match(nfct: u64) -> bool {
+pub(super) fn may_match(nfct: u64) -> bool {
     let entry = conntrack::split(nfct);
     if entry.address == 0 {
         return false;
@@ -166,11 +172,16 @@ fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
 
 /// Flags of a journey that begins at a netfilter probe, or `None`.
 #[inline(always)]
-fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
+pub(super) fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
     if role & role::GATE != 0 {
         let flags = wanted::at_first_sight(headers, netns);
         if flags != wanted::NO {
             return Some(flags);
+        }
+        // What goes back while a followed packet is in hand is its answer: the reset of a REJECT, before conntrack
+        // knows of anything.
+        if follow::in_hand().is_some_and(|hand| hand.tuple.inverse() == headers.tuple) {
+            return Some(SIGHT_BY_FLOW);
         }
     }
     if role & role::LATE == 0 {

@@ -2,6 +2,7 @@
 //! also after SIGKILL.
 
 mod devices;
+pub mod kprobe;
 mod links;
 pub mod netfilter;
 pub mod object;
@@ -21,23 +22,56 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
-use tracer_common::{
-    counters::{COUNTERS, Counter},
-    settings::Settings,
-};
+use tracer_common::{counters::Counter, settings::Settings};
 
-use self::{devices::Devices, netfilter::Programs, object::Cast, readings::Readings};
+use self::{devices::Devices, kprobe::Kprobes, netfilter::Programs, object::Cast, readings::Readings};
 pub use self::{devices::News, placement::Namespace};
 use crate::{
     correlate::Forget,
-    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
+    kernel::{
+        KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints,
+    },
     plan::{TRACEPOINTS, View},
 };
+
+/// How packets are looked at between tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    Links,
+    Kprobes,
+}
+
+/// What looks at packets between tables.
+pub enum TableProbes {
+    /// Netfilter BPF links: a probe at each place of each namespace.
+    Links(Programs),
+    /// Kprobes: one on each function that runs tables.
+    Kprobes(Kprobes),
+}
+
+impl TableProbes {
+    /// As `start` names them.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Links(_) => "netfilter",
+            Self::Kprobes(_) => "kprobe",
+        }
+    }
+
+    /// What is not seen because a part of them was refused, a line each.
+    pub fn problems(&self) -> Vec<String> {
+        match self {
+            Self::Links(_) => Vec::new(),
+            Self::Kprobes(kprobes) => kprobes.problems().collect(),
+        }
+    }
+}
 
 /// The loaded kernel side, and what is known of this kernel.
 pub struct Kernel {
     ebpf: Ebpf,
-    programs: Programs,
+    probes: TableProbes,
     peek: Peek,
     types: KernelTypes,
     symbols: Arc<Symbols>,
@@ -50,6 +84,8 @@ pub struct Kernel {
     devices: Option<Devices>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
+    /// Name of the table of ours that switches the kernel's own trace on; it is not shown.
+    own_table: Option<String>,
 }
 
 impl Kernel {
@@ -60,21 +96,25 @@ impl Kernel {
     /// What the kernel refused, or the error of `symbols`.
     pub fn load(
         mut settings: Settings,
+        mechanism: Mechanism,
         types: KernelTypes,
         symbols: impl FnOnce() -> Result<Symbols>,
         verbose: bool,
     ) -> Result<Self> {
         let cast = Cast::find(&types);
         settings.cast_type = cast.map_or(0, |cast| cast.kind);
-        let object = object::for_kernel(cast);
+        let object = object::for_kernel(object::Edition::of(&types), cast);
         let mut ebpf = object::create(&object, &settings)?;
         let peek = Peek::load(&mut ebpf, &types)?;
         let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
         write_offsets(&mut ebpf, &offsets)?;
-        let programs = Programs::new(&object, ebpf.maps(), verbose)?;
+        let probes = match mechanism {
+            Mechanism::Links => TableProbes::Links(Programs::new(&object, ebpf.maps(), verbose)?),
+            Mechanism::Kprobes => TableProbes::Kprobes(Kprobes::new(&mut ebpf, settings.arguments)?),
+        };
         let readings = Readings::new(&mut ebpf)?;
         Ok(Self {
-            programs,
+            probes,
             peek,
             types,
             symbols: symbols()?.into(),
@@ -86,7 +126,14 @@ impl Kernel {
             devices: None,
             attached: Vec::new(),
             missing: Vec::new(),
+            own_table: None,
         })
+    }
+
+    /// What looks at the tables.
+    #[must_use]
+    pub fn mechanism(&self) -> &TableProbes {
+        &self.probes
     }
 
     /// The kernel's symbols.
@@ -110,7 +157,12 @@ impl Kernel {
     /// When one is refused without which there is nothing to show.
     pub fn attach_tracepoints(&mut self) -> Result<()> {
         for probe in TRACEPOINTS {
-            match object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint) {
+            let attached = if tracepoints::takes(&self.types, probe.tracepoint, probe.takes) {
+                object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint)
+            } else {
+                Err(anyhow::anyhow!("tracepoint {} hands over other things than expected", probe.tracepoint))
+            };
+            match attached {
                 Ok(()) => self.attached.push(probe.tracepoint),
                 Err(error) if probe.required => return Err(error),
                 Err(_) => self
@@ -160,6 +212,11 @@ impl Kernel {
         (&self.attached, &self.missing)
     }
 
+    /// Leaves tables of family inet with this name out, in namespaces added from now on: they are ours.
+    pub fn hide_table(&mut self, name: String) {
+        self.own_table = Some(name);
+    }
+
     /// Starts to trace a namespace: places its probes.
     ///
     /// # Errors
@@ -170,7 +227,7 @@ impl Kernel {
         let mut scope: HashMap<_, u64, u32> =
             HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
         scope.insert(net, inode, 0)?;
-        self.namespaces.insert(inode, Namespace::new(inode, path, net));
+        self.namespaces.insert(inode, Namespace::new(inode, path, net, self.own_table.clone()));
         self.sync_one(inode, true, view).map(|_| ())
     }
 
@@ -186,6 +243,9 @@ impl Kernel {
             let mut scope: HashMap<_, u64, u32> =
                 HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
             scope.remove(&namespace.net())?;
+            if let TableProbes::Kprobes(kprobes) = &mut self.probes {
+                kprobes.remove(&mut self.ebpf, inode)?;
+            }
         }
         Ok(())
     }
@@ -201,6 +261,14 @@ impl Kernel {
     /// The first namespace that could not be brought up to date, the others are.
     pub fn sync(&mut self, view: &mut View) -> Result<bool> {
         let inodes: Vec<u32> = self.namespaces.keys().copied().collect();
+        self.sync_these(inodes, view)
+    }
+
+    /// As [`Self::sync`], for some namespaces.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub fn sync_these(&mut self, inodes: impl IntoIterator<Item = u32>, view: &mut View) -> Result<bool> {
         let mut changed = false;
         let mut failed = None;
         for inode in inodes {
@@ -223,7 +291,7 @@ impl Kernel {
         if !force && namespace.is_current(&reader)? {
             return Ok(false);
         }
-        namespace.place(&reader, &mut self.programs, &mut self.readings, &mut self.ebpf, view)?;
+        namespace.place(&reader, &mut self.probes, &mut self.readings, &mut self.ebpf, view)?;
         // What was hooked by a module loaded since the symbols were read has no name, and so is not told apart.
         let nameless: BTreeSet<u64> = namespace.nameless().collect();
         if !nameless.is_subset(&self.nameless) {
@@ -262,12 +330,17 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        Counter::ALL.iter().map(|counter| Ok((*counter, self.counter(*counter)?))).collect()
+    }
+
+    /// One of [`Self::counters`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
         let map: PerCpuArray<_, u64> =
             PerCpuArray::try_from(self.ebpf.map("COUNTERS").context("kernel object: no map COUNTERS")?)?;
-        (0..COUNTERS)
-            .zip(Counter::ALL)
-            .map(|(index, counter)| Ok((*counter, map.get(&index, 0)?.iter().sum())))
-            .collect()
+        Ok(map.get(&(counter as u32), 0)?.iter().sum())
     }
 }
 

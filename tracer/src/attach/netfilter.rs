@@ -28,6 +28,8 @@ const JUDGE_MAP: &str = "JUDGE";
 const LICENSE: &[u8] = b"Dual MIT/GPL\0";
 /// Opcode of `dst = imm` (BPF_ALU64 | BPF_MOV | BPF_K) and of its 32-bit form.
 const MOVE_IMMEDIATE: [u8; 2] = [0xb7, 0xb4];
+/// Opcode of `exit` (BPF_JMP | BPF_EXIT).
+const EXIT: u8 = 0x95;
 
 /// Where a probe stands at one hook of the calling thread's namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -153,6 +155,25 @@ impl Programs {
         }
         load(text, &instructions, self.types.as_ref(), self.verbose)
     }
+}
+
+/// Whether this kernel knows netfilter programs at all. Any other refusal is left to show when they are loaded.
+#[must_use]
+pub fn is_known() -> bool {
+    let text = Text {
+        name: "pathtrace_try",
+        instructions: vec![plain(MOVE_IMMEDIATE[0], 1), plain(EXIT, 0)],
+        function_info: Vec::new(),
+        function_info_count: 0,
+        function_info_size: 0,
+    };
+    submit(&text, &text.instructions, None, &mut [])
+        .map_or_else(|error| error.raw_os_error() != Some(libc::EINVAL), |_| true)
+}
+
+/// An instruction on register 0.
+fn plain(code: u8, imm: i32) -> bpf_insn {
+    bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(0, 0), off: 0, imm }
 }
 
 /// Points the object's code at live maps, and its calls at its functions.

@@ -8,6 +8,29 @@ use crate::kernel::KernelTypes;
 
 /// The object file, inside the binary.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pathtrace-ebpf"));
+/// The same for kernels before 5.17.
+static OLDER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pathtrace-ebpf-older"));
+
+/// Which of the two this kernel can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edition {
+    Current,
+    /// Without `bpf_loop`: of a table with many rules not all are read. Without pointers as arguments of functions that
+    /// the verifier looks at once (5.12).
+    Older,
+}
+
+impl Edition {
+    /// What the kernel's list of helpers says; without one it is taken for a current kernel.
+    #[must_use]
+    pub fn of(types: &KernelTypes) -> Self {
+        match types.enum_values("bpf_func_id") {
+            Some(helpers) if helpers.iter().all(|(name, _)| name != "BPF_FUNC_loop") => Self::Older,
+            _ => Self::Current,
+        }
+    }
+}
+
 /// BPF_JMP | BPF_CALL, the first byte of a call; in the second, above the destination, who is called.
 const CALL: u8 = 0x85;
 const PSEUDO_KFUNC_CALL: u8 = 2 << 4;
@@ -31,8 +54,12 @@ impl Cast {
 
 /// The object, with the kernel's own number in its calls of `bpf_rdonly_cast`.
 #[must_use]
-pub fn for_kernel(cast: Option<Cast>) -> Vec<u8> {
-    let mut object = OBJECT.to_vec();
+pub fn for_kernel(edition: Edition, cast: Option<Cast>) -> Vec<u8> {
+    let mut object = match edition {
+        Edition::Current => OBJECT,
+        Edition::Older => OLDER,
+    }
+    .to_vec();
     let Some(cast) = cast else { return object };
     for instruction in object.chunks_exact_mut(8) {
         if instruction[..2] == [CALL, 0] && instruction[4..] == patch::CAST.to_ne_bytes() {

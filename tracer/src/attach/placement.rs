@@ -14,16 +14,17 @@ use aya::{Ebpf, maps::HashMap as BpfHashMap};
 use tracer_common::settings::{Gap as RawGap, GapKey, MAX_TABLES, Table};
 
 use super::{
+    TableProbes,
     netfilter::{Place, PlaceError, Programs},
     readings::Readings,
 };
 use crate::{
     kernel::{
         hooks::{HookFunction, HookKind, HookList, HookReader},
-        in_netns,
+        in_netns, monotonic,
     },
-    model::{Family, Hook},
-    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_hook},
+    model::{Family, Hook, TableFamily},
+    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_functions, plan_hook, unbounded},
     rules::{
         index::{ChainRef, TableIndex},
         late::{LateTexts, Printed},
@@ -45,19 +46,27 @@ pub struct Namespace {
     links: BTreeMap<Place, OwnedFd>,
     /// Hooked functions when the probes were placed, ours left out.
     hooks: Vec<HookList>,
+    /// See [`HookPlan::unbounded`].
+    unbounded: Vec<String>,
     contents: Vec<Content>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
+    /// Name of the table of ours that switches the kernel's own trace on, and its base chains.
+    own_table: Option<String>,
+    own_chains: Vec<u64>,
 }
 
 impl Namespace {
-    pub(super) fn new(inode: u32, path: PathBuf, net: u64) -> Self {
+    pub(super) fn new(inode: u32, path: PathBuf, net: u64, own_table: Option<String>) -> Self {
         Self {
+            own_table,
+            own_chains: Vec::new(),
             inode,
             path,
             net,
             links: BTreeMap::new(),
             hooks: Vec::new(),
+            unbounded: Vec::new(),
             contents: Vec::new(),
             tables: Vec::new(),
             texts: Arc::default(),
@@ -91,6 +100,12 @@ impl Namespace {
         &self.hooks
     }
 
+    /// Tables whose verdict no probe of ours can see, in words.
+    #[must_use]
+    pub fn unbounded(&self) -> &[String] {
+        &self.unbounded
+    }
+
     /// The texts of [`Self::tables`].
     #[must_use]
     pub fn texts(&self) -> &Arc<LateTexts> {
@@ -105,9 +120,10 @@ impl Namespace {
 
     /// Whether hooks and rulesets are still those that the probes were placed for.
     pub(super) fn is_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
+        let since = monotonic();
         let current = self.looks_current(reader)?;
         if current {
-            self.texts.still_true();
+            self.texts.still_true(since);
         } else {
             self.texts.overtaken();
         }
@@ -126,16 +142,21 @@ impl Namespace {
     pub(super) fn place(
         &mut self,
         reader: &RulesetReader<'_>,
-        programs: &mut Programs,
+        probes: &mut TableProbes,
         readings: &mut Readings,
         ebpf: &mut Ebpf,
         view: &mut View,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Ruleset { hooks, tables, contents } = reader.read(self.net)?;
+            let Ruleset { hooks, mut tables, contents } = reader.read(self.net)?;
+            self.own_chains = self.take_own(&mut tables);
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
-            let plans: Vec<HookPlan> = hooks.iter().map(plan_hook).collect();
+            let plan = match probes {
+                TableProbes::Links(_) => plan_hook,
+                TableProbes::Kprobes(_) => plan_functions,
+            };
+            let plans: Vec<HookPlan> = hooks.iter().map(plan).collect();
             let texts = Arc::new(LateTexts::default());
             let by_address = by_address(&tables);
             let mut tables_of: HashMap<u64, Table> = HashMap::new();
@@ -144,7 +165,16 @@ impl Namespace {
                     GapWriter { netns: self.inode, list, plan, by_address: &by_address, texts: &texts, view };
                 writer.write(readings, ebpf, &mut tables_of)?;
             }
-            if self.links_for(&hooks, &plans, programs)? {
+            let placed = match probes {
+                TableProbes::Links(programs) => self.links_for(&hooks, &plans, programs)?,
+                TableProbes::Kprobes(kprobes) => {
+                    let planned: Vec<_> = hooks.iter().zip(&plans).collect();
+                    kprobes.place(ebpf, (self.inode, self.net), &planned, (reader.types, reader.symbols))?;
+                    true
+                }
+            };
+            if placed {
+                self.unbounded = hooks.iter().zip(&plans).flat_map(unbounded).collect();
                 self.contents = contents;
                 self.read_texts(&tables, &texts);
                 self.tables = tables;
@@ -173,9 +203,23 @@ impl Namespace {
         }
     }
 
-    /// Hook lists without our own probes.
+    /// Takes our own table out, and gives the addresses of its base chains.
+    fn take_own(&self, tables: &mut Vec<TableIndex>) -> Vec<u64> {
+        let own = tables.extract_if(.., |table| {
+            table.family == TableFamily::Inet && self.own_table.as_ref() == Some(&table.name)
+        });
+        let chains = own.flat_map(|table| table.chains);
+        chains.filter_map(|chain| chain.base.map(|base| base.address)).collect()
+    }
+
+    /// Hook lists without our own probes. The chains of our own table judge nothing, but they take their places.
     fn foreign(&self, mut hooks: Vec<HookList>) -> Vec<HookList> {
         for list in &mut hooks {
+            for function in &mut list.functions {
+                if matches!(function.kind, HookKind::NftChain { chain } if self.own_chains.contains(&chain)) {
+                    function.kind = HookKind::Other;
+                }
+            }
             let (pf, hook) = (protocol_family(list.family), list.hook.inet_number().unwrap_or(0));
             list.functions.retain(|function| {
                 function.kind != HookKind::Bpf
@@ -226,7 +270,7 @@ impl Namespace {
 }
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`
-fn protocol_family(family: Family) -> u8 {
+pub(super) fn protocol_family(family: Family) -> u8 {
     match family {
         Family::Ipv4 => 2,
         Family::Ipv6 => 10,
@@ -321,8 +365,8 @@ fn judging(function: &HookFunction) -> Vec<Judging> {
     match &function.kind {
         HookKind::XtTable { table } => vec![one(Some(*table), false)],
         HookKind::NftChain { chain } => vec![one(Some(*chain), false)],
-        HookKind::Nat { chains } if chains.is_empty() => vec![one(None, true)],
-        HookKind::Nat { chains } => chains
+        HookKind::Nat { chains, .. } if chains.is_empty() => vec![one(None, true)],
+        HookKind::Nat { chains, .. } => chains
             .iter()
             .map(|chain| match chain.kind {
                 HookKind::XtTable { table: address } | HookKind::NftChain { chain: address } => {

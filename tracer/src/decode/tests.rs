@@ -186,7 +186,7 @@ fn rule_hits_come_through_up_to_their_count() {
     record.hits[1] = Hit { rule: 8, packets: 1 };
     let Ok(Event::Hits(event)) = decoded(&record) else { panic!("hits") };
     assert_eq!((event.journey, event.flags, event.table), (77, 3, 4));
-    assert_eq!(event.hits, [Hit::default(), Hit { rule: 8, packets: 1 }]);
+    assert_eq!(*event.hits, [Hit::default(), Hit { rule: 8, packets: 1 }]);
 
     // The kernel side sends no more than it counted.
     assert!(decode(&bytes(&record)[..40 + 2 * size_of::<Hit>()]).is_ok());

@@ -3,19 +3,25 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 use btf_rs::{Backend, Btf, Struct, Type};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::ReadError;
+
+mod signature;
+pub use signature::{Parameter, position_of};
 
 /// Where the kernel shows its BTF.
 pub const BTF_DIRECTORY: &str = "/sys/kernel/btf";
 
-/// Modules are looked through in this order, the rest after them: what is looked for is netfilter's.
+/// Modules are looked through in this order, others of netfilter after them.
 const LIKELY_MODULES: &[&str] =
     &["nf_tables", "x_tables", "nf_conntrack", "nf_nat", "ip_tables", "ip6_tables", "nft_compat"];
 
@@ -66,9 +72,9 @@ impl Modules {
         loop {
             let unseen = fs::read_dir(&self.directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
             let next =
-                unseen.filter(|path| !path.ends_with("vmlinux") && !self.seen.contains(path)).min_by_key(
-                    |path| LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX),
-                )?;
+                unseen.filter(|path| is_netfilter(path) && !self.seen.contains(path)).min_by_key(|path| {
+                    LIKELY_MODULES.iter().position(|name| path.ends_with(name)).unwrap_or(usize::MAX)
+                })?;
             self.seen.insert(next.clone());
             // A module without readable BTF has nothing to say.
             if let Ok(module) = Btf::from_split_file(next, vmlinux) {
@@ -77,6 +83,14 @@ impl Modules {
             }
         }
     }
+}
+
+/// Whether a module can have what is looked for and the kernel proper has not. Reading all of a hundred takes long,
+/// and that happens whenever something is not there.
+fn is_netfilter(module: &Path) -> bool {
+    const BEGINNINGS: &[&str] = &["nf", "x_tables", "xt_", "ip", "br_netfilter"];
+    let name = module.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
 #[derive(Clone, Copy)]
@@ -92,10 +106,9 @@ impl KernelTypes {
     /// # Errors
     /// [`ReadError::Bpf`] where the kernel was built without BTF or it cannot be parsed.
     pub fn open(directory: &Path) -> Result<Self, ReadError> {
-        // Parsing all of it up front takes ten times as long as every look-up that this program does.
-        let vmlinux = Btf::from_file_with_backend(directory.join("vmlinux"), Backend::Mmap).map_err(
-            ReadError::bpf("kernel types (/sys/kernel/btf/vmlinux; needs CONFIG_DEBUG_INFO_BTF=y)"),
-        )?;
+        let vmlinux = mapped(&directory.join("vmlinux")).map_err(ReadError::bpf(
+            "kernel types (/sys/kernel/btf/vmlinux; needs CONFIG_DEBUG_INFO_BTF=y)",
+        ))?;
         let modules = Modules { directory: directory.to_owned(), seen: HashSet::new(), read: Vec::new() };
         Ok(Self { vmlinux, modules: Mutex::new(modules), known: Mutex::default() })
     }
@@ -234,6 +247,17 @@ impl KernelTypes {
             found.extend(ids(&modules.read[index], Some(index), name));
         }
     }
+}
+
+/// Parsing all of it up front takes ten times as long as every look-up that this program does, so it is mapped; where
+/// the kernel's file cannot be (before 6.16), a copy in memory is.
+fn mapped(file: &Path) -> Result<Btf, btf_rs::Error> {
+    Btf::from_file_with_backend(file, Backend::Mmap).or_else(|_| {
+        let copy = memfd_create(c"btf", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from)?;
+        let copy = File::from(copy);
+        io::copy(&mut File::open(file)?, &mut &copy)?;
+        Btf::from_file_with_backend(format!("/proc/self/fd/{}", copy.as_raw_fd()), Backend::Mmap)
+    })
 }
 
 struct FoundMember {

@@ -15,7 +15,11 @@ pub enum HookKind {
     NftChain { chain: u64 },
     /// The NAT engine. It runs what hangs off it, in order and at its own priority, for the first packet of a
     /// connection; later packets follow the mapping.
-    Nat { chains: Vec<HookFunction> },
+    Nat {
+        /// The `nf_nat_lookup_hook_priv` of this hook.
+        private: u64,
+        chains: Vec<HookFunction>,
+    },
     /// A BPF program; ours are such too.
     Bpf,
     /// Connection tracking, defragmentation, others; `symbol` tells.
@@ -169,7 +173,7 @@ impl<'a> HookReader<'a> {
         } else if symbol.is_some_and(is_xt_table) {
             HookKind::XtTable { table: private }
         } else if may_nest && symbol.is_some_and(is_nat_engine) {
-            HookKind::Nat { chains: self.nat_chains(private)? }
+            HookKind::Nat { private, chains: self.nat_chains(private)? }
         } else {
             HookKind::Other
         };

@@ -7,6 +7,8 @@ pub struct Tracepoint {
     pub program: &'static str,
     /// The kernel's name.
     pub tracepoint: &'static str,
+    /// The structures that its arguments must point to, in order; empty for numbers.
+    pub takes: &'static [&'static str],
     /// What a user gets from it.
     pub gives: &'static str,
     /// Without it there are no journeys to show.
@@ -18,30 +20,73 @@ pub struct Tracepoint {
 /// Every tracepoint, in the order in which they are attached: ends before beginnings, so that no packet is followed
 /// whose end would be missed.
 pub const TRACEPOINTS: &[Tracepoint] = &[
-    tracepoint("packet_drop", "kfree_skb", "drops, with reason and place", true),
-    tracepoint("packet_consume", "consume_skb", "the end of delivered and sent packets", true),
-    tracepoint("route_lookup", "fib_table_lookup", "IPv4 routing decisions with their table", false),
-    tracepoint("route_lookup6", "fib6_table_lookup", "IPv6 routing decisions with their table", false),
-    tracepoint("socket_data", "sk_data_ready", "delivery to a socket, at once", false),
-    tracepoint("socket_state", "inet_sock_set_state", "delivery to a TCP socket that changes state", false),
-    tracepoint("socket_segment", "tcp_probe", "delivery to an established TCP socket", false),
-    tracepoint("reset_sent", "tcp_send_reset", "resets that the host's TCP answered with", false),
-    tracepoint("icmp_sent", "icmp_send", "ICMP errors that the host answered with", false),
+    tracepoint("packet_drop", "kfree_skb", &["sk_buff"], "drops, with reason and place", true),
+    tracepoint("packet_consume", "consume_skb", &["sk_buff"], "the end of delivered and sent packets", true),
+    tracepoint(
+        "route_lookup",
+        "fib_table_lookup",
+        &["", "flowi4", "fib_nh_common", ""],
+        "IPv4 routing decisions with their table",
+        false,
+    ),
+    tracepoint(
+        "route_lookup6",
+        "fib6_table_lookup",
+        &["", "fib6_result", "fib6_table", "flowi6"],
+        "IPv6 routing decisions with their table",
+        false,
+    ),
+    tracepoint("socket_data", "sk_data_ready", &["sock"], "delivery to a socket, at once", false),
+    tracepoint(
+        "socket_state",
+        "inet_sock_set_state",
+        &["sock"],
+        "delivery to a TCP socket that changes state",
+        false,
+    ),
+    tracepoint(
+        "socket_segment",
+        "tcp_probe",
+        &["sock", "sk_buff"],
+        "delivery to an established TCP socket",
+        false,
+    ),
+    tracepoint(
+        "reset_sent",
+        "tcp_send_reset",
+        &["sock", "sk_buff"],
+        "resets that the host's TCP answered with",
+        false,
+    ),
+    tracepoint(
+        "icmp_sent",
+        "icmp_send",
+        &["sk_buff", "", ""],
+        "ICMP errors that the host answered with",
+        false,
+    ),
     Tracepoint {
         instead_of_tcx: true,
-        ..tracepoint("device_out", "net_dev_start_xmit", "devices a packet leaves by", true)
+        ..tracepoint(
+            "device_out",
+            "net_dev_start_xmit",
+            &["sk_buff", "net_device"],
+            "devices a packet leaves by",
+            true,
+        )
     },
     Tracepoint {
         instead_of_tcx: true,
-        ..tracepoint("device_in", "netif_receive_skb", "devices a packet comes in by", true)
+        ..tracepoint("device_in", "netif_receive_skb", &["sk_buff"], "devices a packet comes in by", true)
     },
 ];
 
 const fn tracepoint(
     program: &'static str,
     tracepoint: &'static str,
+    takes: &'static [&'static str],
     gives: &'static str,
     required: bool,
 ) -> Tracepoint {
-    Tracepoint { program, tracepoint, gives, required, instead_of_tcx: false }
+    Tracepoint { program, tracepoint, takes, gives, required, instead_of_tcx: false }
 }

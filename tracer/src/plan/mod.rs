@@ -2,9 +2,11 @@
 //! functions that are hooked in a namespace. Pure.
 
 mod catalogue;
+mod kprobes;
 mod places;
 mod view;
 
 pub use catalogue::{TRACEPOINTS, Tracepoint};
-pub use places::{GapPlan, HookPlan, plan_hook};
+pub use kprobes::{places, plan_functions};
+pub use places::{GapPlan, HookPlan, plan_hook, unbounded};
 pub use view::{Gap, Judge, ProbeKey, View};

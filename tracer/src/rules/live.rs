@@ -190,7 +190,7 @@ impl Places {
                 self.legacy.entry((list.family, *table)).or_default().insert(list.hook, function.priority);
             }
             HookKind::NftChain { chain } => self.nft.push(*chain),
-            HookKind::Nat { chains } => chains.iter().for_each(|function| self.add(list, function)),
+            HookKind::Nat { chains, .. } => chains.iter().for_each(|function| self.add(list, function)),
             HookKind::Bpf | HookKind::Other => {}
         }
     }

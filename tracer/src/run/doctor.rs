@@ -152,7 +152,7 @@ fn hooks_of(list: &HookList) -> Vec<HookFunction> {
         .iter()
         .flat_map(|hooked| {
             let chains = match &hooked.kind {
-                HookKind::Nat { chains } => chains.as_slice(),
+                HookKind::Nat { chains, .. } => chains.as_slice(),
                 _ => &[],
             };
             std::iter::once(one(hooked, None))

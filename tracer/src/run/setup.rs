@@ -1,22 +1,23 @@
 //! From facts to a loaded kernel side.
 
-use std::{path::Path, thread, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 use nix::{time::ClockId, unistd::geteuid};
 use tracer_common::{
     filter::Filter,
+    kprobe::Arguments,
     layout::{KernelLayout, Sizes},
     settings::Settings,
 };
 
 use crate::{
-    attach::Kernel,
+    attach::{Kernel, Mechanism, kprobe, netfilter},
     config::{ColorChoice, Config, Format, NetnsSpec, Output, ProbeMode, RulesMode, Scope, Stop},
     correlate::Names,
     error::Failure,
-    kernel::{KernelTypes, Symbols, btf::BTF_DIRECTORY},
+    kernel::{KernelTypes, Symbols, arguments, btf::BTF_DIRECTORY, tracepoints},
 };
 
 const KALLSYMS: &str = "/proc/kallsyms";
@@ -34,17 +35,16 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     if !geteuid().is_root() {
         return Err(Failure::NotRoot);
     }
-    if config.probes == ProbeMode::Kprobe {
-        return Err(Failure::NoProbe { tried: "kprobe: this version places no kprobes".to_owned() });
+    if is_inside_user_namespace() {
+        return Err(Failure::OnlyRootInside);
     }
-    for (asked, flag) in [(config.xdp, "--xdp"), (config.rules == RulesMode::Nftrace, "--rules nftrace")] {
-        if asked {
-            return Err(Failure::Other(anyhow::anyhow!("{flag} is not in this version: leave it out")));
-        }
+    if config.xdp {
+        return Err(Failure::Other(anyhow::anyhow!("--xdp is not in this version: leave it out")));
     }
     if !Path::new(BTF_DIRECTORY).join("vmlinux").exists() {
         return Err(Failure::NoBtf);
     }
+    let mechanism = mechanism(config.probes);
     let symbols = thread::spawn(|| Symbols::read(Path::new(KALLSYMS)));
     let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).map_err(anyhow::Error::from)?;
     let layout = KernelLayout::resolve(|structure, path| types.offset_of(structure, path));
@@ -52,6 +52,11 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let settings = Settings {
         layout,
         sizes: Sizes { tuplehash: types.size_of("nf_conntrack_tuple_hash").unwrap_or(0) },
+        arguments: match mechanism {
+            Mechanism::Links => Arguments::NOTHING,
+            Mechanism::Kprobes => arguments::resolve(&types),
+        },
+        freed: tracepoints::freed(&types),
         filter: config.filter,
         all_namespaces: u32::from(config.scope == Scope::All),
         read_rules: u32::from(config.rules != RulesMode::Off),
@@ -64,17 +69,48 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let reasons: Vec<_> = reasons.collect();
     let kernel = Kernel::load(
         settings,
+        mechanism,
         types,
         || {
             let symbols = symbols.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked));
             symbols.context("reading /proc/kallsyms")
         },
         config.kernel_log,
-    )?;
+    )
+    .map_err(|error| no_probe(config.probes, error))?;
     let functions = kernel.symbols();
     let names =
         Names::new(reasons, move |address| functions.function_at(address).map(|(name, _)| name.to_owned()));
     Ok(Loaded { kernel, names, absent })
+}
+
+/// Whether user ids here are mapped (user_namespaces(7)): only the first user namespace has all of them as they are.
+fn is_inside_user_namespace() -> bool {
+    let all = ["0", "0", "4294967295"];
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !map.split_whitespace().eq(all))
+}
+
+/// The mechanism that was asked for, or the best that this kernel knows.
+fn mechanism(asked: ProbeMode) -> Mechanism {
+    match asked {
+        ProbeMode::Netfilter => Mechanism::Links,
+        ProbeMode::Kprobe => Mechanism::Kprobes,
+        ProbeMode::Auto if netfilter::is_known() => Mechanism::Links,
+        ProbeMode::Auto => Mechanism::Kprobes,
+    }
+}
+
+/// Says which mechanisms were tried where none is left.
+fn no_probe(asked: ProbeMode, error: anyhow::Error) -> Failure {
+    match error.downcast_ref::<kprobe::Refused>() {
+        Some(refused) if asked == ProbeMode::Auto => Failure::NoProbe {
+            tried: format!(
+                "no netfilter BPF links (they need Linux 6.4 and CONFIG_NETFILTER_BPF_LINK=y), and {refused}"
+            ),
+        },
+        Some(refused) => Failure::NoProbe { tried: refused.to_string() },
+        None => Failure::Other(error),
+    }
 }
 
 /// What doctor loads: nothing is filtered, and the current namespace is looked at.
@@ -104,11 +140,4 @@ pub(super) fn epoch() -> Result<Timestamp, Failure> {
     let monotonic = nix::time::clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading CLOCK_MONOTONIC")?;
     let since = SignedDuration::try_from(Duration::from(monotonic)).context("reading CLOCK_MONOTONIC")?;
     Ok(Timestamp::now().checked_sub(since).context("the wall clock is out of range")?)
-}
-
-/// CLOCK_MONOTONIC in nanoseconds.
-pub(super) fn monotonic() -> u64 {
-    nix::time::clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(Duration::from)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

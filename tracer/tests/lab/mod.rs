@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
 use std::{
+    env,
     fs::File,
     io::Write,
     os::fd::AsRawFd,
@@ -9,6 +10,7 @@ use std::{
     process::{Command, Stdio},
     sync::LazyLock,
     thread,
+    time::Duration,
 };
 
 use aya::EbpfLoader;
@@ -31,6 +33,13 @@ static FACTS: LazyLock<Facts> = LazyLock::new(|| {
     let cpus = percpu::CpuOffsets::measure(&peek, &types, Path::new(percpu::CPU_DIRECTORY)).unwrap();
     Facts { types, symbols, peek, cpus }
 });
+
+/// A deadline, as many times longer as `PATHTRACE_TEST_SLOWNESS` (a whole number) says: for emulated machines.
+#[allow(dead_code, reason = "not every test waits")]
+pub(crate) fn scaled(deadline: Duration) -> Duration {
+    let slowness = env::var("PATHTRACE_TEST_SLOWNESS").ok().and_then(|text| text.parse().ok());
+    deadline * slowness.unwrap_or(1)
+}
 
 pub(crate) struct Lab {
     namespace: File,

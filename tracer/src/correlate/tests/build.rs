@@ -10,7 +10,7 @@ use tracer_common::{
 
 use crate::{
     correlate::{Correlator, Draft, DraftStage, DraftTable, Names, Output},
-    decode::{self, Event, RouteEvent, SightEvent, SightKind, TuplesEvent},
+    decode::{self, DeviceName, Event, RouteEvent, SightEvent, SightKind, TuplesEvent},
     model::{Family, Hook, Protocol},
     plan::{Gap, Judge, ProbeKey, View},
 };
@@ -172,7 +172,7 @@ impl Trace {
         self.time += STEP;
         sight.raw.head.journey = journey;
         sight.raw.head.time = self.time;
-        self.event(Event::Sight(Box::new(sight)));
+        self.event(Event::Sight(sight));
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -187,7 +187,7 @@ impl Trace {
             error,
             mark: 0,
             destination: INNER.0.into(),
-            device: (error == 0).then(|| "eth1".to_owned()),
+            device: (error == 0).then(|| DeviceName::new(3, name("eth1"))).flatten(),
             gateway: None,
             route_type: (error == 0).then_some(1),
         }));

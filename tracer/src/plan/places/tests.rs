@@ -46,7 +46,7 @@ fn random_list(numbers: &mut Numbers) -> HookList {
             let kind = match numbers.below(5) {
                 0 => HookKind::XtTable { table: 1 },
                 1 => HookKind::NftChain { chain: 1 },
-                2 => HookKind::Nat { chains: Vec::new() },
+                2 => HookKind::Nat { private: 2, chains: Vec::new() },
                 3 => HookKind::Bpf,
                 _ => HookKind::Other,
             };
@@ -106,7 +106,7 @@ fn roles_stand_where_they_belong() {
 #[test]
 fn a_usual_host_needs_one_probe_a_table_and_one_behind() {
     let table = || HookKind::XtTable { table: 1 };
-    let nat = HookKind::Nat { chains: Vec::new() };
+    let nat = HookKind::Nat { private: 2, chains: Vec::new() };
     let functions = vec![function(-300, table()), conntrack(), function(-150, table()), function(-100, nat)];
     let plan = plan_hook(&list(Hook::Prerouting, functions));
     let priorities: Vec<i32> = plan.gaps.iter().map(|gap| gap.priority).collect();

@@ -36,9 +36,7 @@ impl Socket {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-        if groups != 0 {
-            setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-        }
+        setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         Ok(Self { fd, sequence: 0 })
     }
 

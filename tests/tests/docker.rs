@@ -1,0 +1,229 @@
+//! Journeys through the rules of a real Docker daemon, on a machine of their own:
+//! `cargo xtask vm-test --group docker`.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, anyhow, ensure};
+use serde_json::{Value, json};
+use tests::{
+    docker::{self, DockerHost, IMAGE, docker},
+    expect,
+    pathtrace::Pathtrace,
+    ruleset::Backend,
+    traffic::{LONG, SHORT},
+    wait,
+};
+
+const PORT: u16 = 18443;
+const INNER: u16 = 8443;
+
+/// A rule file of somebody's own, as `iptables-restore` takes it: it knows nothing of Docker.
+const OWN_RULES: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+    -A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\nCOMMIT\n";
+
+fn run_web() -> Result<()> {
+    docker(&format!(
+        "run -d --restart always --name web -p {PORT}:{INNER} {IMAGE} httpd -f -p {INNER} -h /www"
+    ))
+    .map(drop)
+}
+
+fn published() -> SocketAddr {
+    SocketAddr::from((DockerHost::ADDRESS, PORT))
+}
+
+fn text(address: [u8; 4]) -> String {
+    std::net::Ipv4Addr::from(address).to_string()
+}
+
+/// Waits for a journey that fits; explains what there was instead.
+fn expect_journey(trace: &Pathtrace, pattern: &Value) -> Result<Value> {
+    trace
+        .wait_for("the expected journey", |lines| expect::find(lines, pattern).is_some())
+        .map_err(|error| anyhow!("{error:#}\n{}", expect::explain(&trace.lines(), pattern)))?;
+    expect::find(&trace.lines(), pattern).cloned().ok_or_else(|| anyhow!("it vanished"))
+}
+
+fn served(host: &DockerHost) -> Result<()> {
+    wait::until("the container to answer", || host.client_reaches(published(), *LONG))
+}
+
+/// The journeys of a request to the published port and of its answer, in both directions healthy.
+fn expect_published(host: &DockerHost, trace: &Pathtrace) -> Result<()> {
+    let (web, backend) = (text(docker::address_of("web")?), host.backend().name());
+    let dnat =
+        format!("-A DOCKER ! -i docker0 -p tcp -m tcp --dport {PORT} -j DNAT --to-destination {web}:{INNER}");
+    let accept =
+        format!("-A DOCKER -d {web}/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport {INNER} -j ACCEPT");
+    let there = json!({
+        "direction": "original",
+        "packet": {"source": text(DockerHost::CLIENT), "destination": text(DockerHost::ADDRESS), "destination_port": PORT, "tcp_flags": "S"},
+        "stages": [
+            {"kind": "device", "device": "ext0", "direction": "in"},
+            {"hook": "prerouting", "table": "nat", "backend": backend, "nat": "dnat", "exact": true, "rules": [
+                {"chain": "PREROUTING", "position": 1, "action": "jump DOCKER"},
+                {"chain": "DOCKER", "position": 2, "text": dnat, "action": "DNAT"},
+            ], "after": {"destination": web, "destination_port": INNER}},
+            {"kind": "route", "destination": web, "device": "docker0"},
+            {"hook": "forward", "table": "filter", "chain": "FORWARD", "backend": backend, "verdict": "accept",
+             "decided_by": "rule", "exact": true, "rules": [
+                {"chain": "FORWARD", "position": 1, "action": "jump DOCKER-USER"},
+                {"chain": "DOCKER-USER", "position": 1, "action": "RETURN"},
+                {"chain": "FORWARD", "position": 2, "action": "jump DOCKER-ISOLATION-STAGE-1"},
+                {"chain": "DOCKER-ISOLATION-STAGE-1", "position": 2, "action": "RETURN"},
+                {"chain": "FORWARD", "position": 4, "action": "jump DOCKER"},
+                {"chain": "DOCKER", "position": 1, "text": accept, "action": "ACCEPT"},
+            ]},
+            {"hook": "postrouting", "table": "nat"},
+            {"kind": "device", "device": "docker0", "direction": "out"},
+        ],
+        "outcome": {"result": "forwarded", "device": "~veth"},
+        "findings": [],
+    });
+    expect_journey(trace, &there)?;
+    let back = json!({
+        "direction": "reply",
+        "packet": {"source": web, "source_port": INNER, "destination": text(DockerHost::CLIENT), "tcp_flags": "SA"},
+        "stages": [
+            {"hook": "forward", "table": "filter", "verdict": "accept", "exact": true},
+            {"hook": "postrouting", "decided_by": "mapping",
+             "after": {"source": text(DockerHost::ADDRESS), "source_port": PORT}},
+            {"kind": "device", "device": "ext0", "direction": "out"},
+        ],
+        "outcome": {"result": "forwarded", "device": "ext0"},
+        "findings": [],
+    });
+    expect_journey(trace, &back).map(drop)
+}
+
+/// A request from a container of one network to a container of another.
+fn expect_isolation(host: &DockerHost) -> Result<()> {
+    for (network, name) in [("blue", "app"), ("green", "store")] {
+        docker(&format!("network create {network}"))?;
+        docker(&format!(
+            "run -d --name {name} --network {network} --network-alias {name}-alias {IMAGE} httpd -f -p 80 -h /www"
+        ))?;
+    }
+    docker(&format!("run -d --name peer --network blue {IMAGE} sleep 3600"))?;
+    docker("exec peer wget -q -O /dev/null http://app-alias/")?;
+    let (app, store) = (text(docker::address_of("app")?), text(docker::address_of("store")?));
+    let green = docker::bridge_of("green")?;
+    let trace = Pathtrace::start(None, &["--host", &store])?;
+    let reached = docker(&format!("exec app wget -q -T 1 -O /dev/null http://{store}/"));
+    ensure!(reached.is_err(), "the networks are not isolated");
+    let journey = expect_journey(
+        &trace,
+        &json!({
+            "packet": {"source": app, "destination": store, "destination_port": 80, "tcp_flags": "S"},
+            "stages": [
+                {"kind": "device", "device": "~veth", "direction": "in"},
+                {"hook": "forward", "table": "filter", "backend": host.backend().name(), "verdict": "drop",
+                 "decided_by": "rule", "exact": true, "rules": "any"},
+            ],
+            "outcome": {"result": "dropped", "reason": "any"},
+            "findings": ["dropped-by-rule"],
+        }),
+    )?;
+    let stages = journey["stages"].as_array().cloned().unwrap_or_default();
+    let decisive = stages.last().and_then(|stage| stage["rules"].as_array()?.last().cloned());
+    let rule = format!("-A DOCKER-ISOLATION-STAGE-2 -o {green} -j DROP");
+    ensure!(decisive.is_some_and(|last| last["text"] == rule.as_str()), "{}", expect::pretty(&journey));
+    let finding = journey["findings"][0].to_string();
+    ensure!(finding.contains("(store)") && finding.contains("(app)"), "containers are not named: {finding}");
+    ensure!(trace.stop()?.status.success());
+    Ok(())
+}
+
+/// A container with the host's own network: nothing is translated, a process of the container takes it.
+fn expect_host_network(host: &DockerHost) -> Result<()> {
+    docker(&format!("run -d --name bare --network host {IMAGE} httpd -f -p 9090 -h /www"))?;
+    let to = SocketAddr::from((DockerHost::ADDRESS, 9090));
+    wait::until("the container to answer", || host.client_reaches(to, *LONG))?;
+    let trace = Pathtrace::start(None, &["--port", "9090"])?;
+    ensure!(host.client_reaches(to, *LONG));
+    expect_journey(
+        &trace,
+        &json!({
+            "packet": {"destination": text(DockerHost::ADDRESS), "destination_port": 9090, "tcp_flags": "S"},
+            "stages": [{"kind": "device", "device": "ext0", "direction": "in"}],
+            "outcome": {"result": "delivered", "socket": {"local": "~:9090", "process": "httpd"}},
+            "findings": [],
+        }),
+    )?;
+    ensure!(trace.stop()?.status.success());
+    Ok(())
+}
+
+fn everyday(backend: Backend) -> Result<()> {
+    let host = DockerHost::new(backend)?;
+    run_web()?;
+    served(&host)?;
+    let trace = Pathtrace::start(None, &["--port", &PORT.to_string()])?;
+    served(&host)?;
+    expect_published(&host, &trace)?;
+    ensure!(trace.stop()?.status.success());
+    expect_isolation(&host)?;
+    expect_host_network(&host)
+}
+
+/// The rules are restored over Docker's under a running trace; then the daemon is restarted.
+fn accident(backend: Backend) -> Result<()> {
+    let mut host = DockerHost::new(backend)?;
+    run_web()?;
+    served(&host)?;
+    host.restore(OWN_RULES)?;
+    let trace = Pathtrace::start(None, &["--port", &PORT.to_string()])?;
+    ensure!(!host.client_reaches(published(), SHORT), "the accident did no harm");
+    ensure!(docker::http(([127, 0, 0, 1], PORT).into(), *LONG), "Docker's proxy does not answer on loopback");
+    let web = text(docker::address_of("web")?);
+    let journey = expect_journey(
+        &trace,
+        &json!({
+            "packet": {"destination": text(DockerHost::ADDRESS), "destination_port": PORT, "tcp_flags": "S"},
+            "stages": [
+                {"hook": "prerouting", "table": "nat", "nat": "dnat", "after": {"destination": web}},
+                {"hook": "forward", "table": "filter", "backend": backend.name(), "verdict": "drop",
+                 "decided_by": "policy", "rules": [], "exact": true},
+            ],
+            "no_stages": [{"hook": "postrouting"}],
+            "outcome": {"result": "dropped", "reason": "any"},
+            "findings": ["forward-drop-after-dnat"],
+        }),
+    )?;
+    let finding = &journey["findings"][0];
+    ensure!(
+        finding["fix"].as_str().is_some_and(|fix| fix.starts_with("systemctl restart docker")),
+        "{finding}"
+    );
+    ensure!(finding.to_string().contains("(web)"), "the container is not named: {finding}");
+    host.stop_daemon()?;
+    host.start_daemon()?;
+    served(&host)?;
+    expect_published(&host, &trace)?;
+    ensure!(trace.stop()?.status.success());
+    Ok(())
+}
+
+#[test]
+#[ignore = "changes the machine's ruleset: cargo xtask vm-test --group docker"]
+fn published_ports_networks_and_host_network_with_iptables_nft() -> Result<()> {
+    everyday(Backend::Nft)
+}
+
+#[test]
+#[ignore = "changes the machine's ruleset: cargo xtask vm-test --group docker"]
+fn published_ports_networks_and_host_network_with_iptables_legacy() -> Result<()> {
+    everyday(Backend::Legacy)
+}
+
+#[test]
+#[ignore = "changes the machine's ruleset: cargo xtask vm-test --group docker"]
+fn rules_restored_over_dockers_and_the_daemon_restarted_with_iptables_nft() -> Result<()> {
+    accident(Backend::Nft)
+}
+
+#[test]
+#[ignore = "changes the machine's ruleset: cargo xtask vm-test --group docker"]
+fn rules_restored_over_dockers_and_the_daemon_restarted_with_iptables_legacy() -> Result<()> {
+    accident(Backend::Legacy)
+}

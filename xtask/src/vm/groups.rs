@@ -1,0 +1,172 @@
+//! Groups of tests: which binaries each runs, built here and run inside as they are.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::{
+    docker,
+    kernels::Release,
+    machine::{Job, quoted},
+};
+use crate::shell::{cargo, root, say};
+
+/// Tests that belong together; each group boots a machine of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+pub(crate) enum Group {
+    /// Signals, changes under a running trace, scopes, bursts, bad input
+    Live,
+    /// The ruleset in kernel memory, walked and witnessed
+    Rules,
+    /// tests/scenarios
+    Scenarios,
+    /// A real Docker daemon
+    Docker,
+}
+
+impl Group {
+    pub(super) const ALL: [Self; 4] = [Self::Live, Self::Rules, Self::Scenarios, Self::Docker];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Rules => "rules",
+            Self::Scenarios => "scenarios",
+            Self::Docker => "docker",
+        }
+    }
+
+    /// Package and test target of each binary.
+    fn binaries(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Live => &[
+                ("tests", "labs"),
+                ("tests", "lifetime"),
+                ("tests", "changes"),
+                ("tests", "scopes"),
+                ("tests", "bad_input"),
+                ("tests", "burst"),
+            ],
+            Self::Rules => &[
+                ("tracer", "kernel_walk"),
+                ("tracer", "walks_witnessed"),
+                ("tracer", "rule_texts"),
+                ("tracer", "nftrace"),
+            ],
+            Self::Scenarios => &[("tests", "scenarios")],
+            Self::Docker => &[("tests", "docker")],
+        }
+    }
+
+    /// Deadlines in tests are this many times longer inside. A daemon starts with a hundred calls of iptables.
+    fn slowness(self) -> u32 {
+        if self == Self::Docker { 15 } else { 5 }
+    }
+
+    /// The most that it may take under emulation, boot included, in seconds.
+    pub(super) fn deadline(self) -> u64 {
+        match self {
+            Self::Live | Self::Rules => 20 * 60,
+            Self::Docker => 40 * 60,
+            Self::Scenarios => 60 * 60,
+        }
+    }
+
+    /// Tests of this group that cannot be on a kernel: part of their name, and why.
+    pub(super) fn impossible(self, _release: Release) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+}
+
+/// Which tests of a group.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// Only tests that have this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Every variant of every scenario, not one per backend (five times as many)
+    #[arg(long)]
+    all_scenarios: bool,
+}
+
+/// Test binaries by package and target.
+pub(super) struct Binaries(HashMap<(String, String), PathBuf>);
+
+impl Binaries {
+    /// Builds the binaries of these groups.
+    pub(super) fn build(groups: &[Group]) -> Result<Self> {
+        let wanted: Vec<_> = groups.iter().flat_map(|group| group.binaries()).collect();
+        say("Building the tests");
+        let mut build = cargo();
+        build.args([
+            "test",
+            "--quiet",
+            "--no-run",
+            "--message-format=json",
+            "--package",
+            "tests",
+            "--package",
+            "tracer",
+        ]);
+        for (_, target) in &wanted {
+            build.args(["--test", target]);
+        }
+        let mut child = build.stdout(Stdio::piped()).spawn().context("start cargo test")?;
+        let lines = BufReader::new(child.stdout.take().context("cargo has no stdout")?).lines();
+        let mut found = HashMap::new();
+        for line in lines {
+            found.extend(executable(&line?));
+        }
+        ensure!(child.wait()?.success(), "the tests do not build");
+        Ok(Self(found))
+    }
+
+    /// What runs a group inside: each binary in its package's folder, all of them whatever becomes of the first.
+    pub(super) fn job(&self, group: Group, release: Release, choice: &Choice) -> Result<Job> {
+        let mut script =
+            format!("export PATHTRACE_TEST_SLOWNESS={} RUST_BACKTRACE=0\nfailed=0\n", group.slowness());
+        let path = |path: PathBuf| quoted(&path.display().to_string());
+        script += &format!("export PATHTRACE_BIN={}\n", path(root().join("target/release/pathtrace")));
+        if group == Group::Scenarios && !choice.all_scenarios {
+            script += "export PATHTRACE_SCENARIOS=sample\n";
+        }
+        let mut arguments = String::new();
+        if group == Group::Docker {
+            let folders = docker::fetch()?.map(path).join(":");
+            script += &format!("export PATHTRACE_DISPOSABLE_MACHINE=1 PATH={folders}:$PATH\n");
+            arguments += " --ignored --test-threads 1";
+        }
+        for word in &choice.only {
+            arguments += &format!(" {}", quoted(word));
+        }
+        for (name, _) in group.impossible(release) {
+            arguments += &format!(" --skip {}", quoted(name));
+        }
+        for (package, target) in group.binaries() {
+            let binary = self.0.get(&((*package).to_owned(), (*target).to_owned()));
+            let binary = binary.with_context(|| format!("cargo built no test {target} of {package}"))?;
+            script += &format!("cd {}\n", path(root().join(package)));
+            script += &format!("{}{arguments} || failed=1\n", path(binary.clone()));
+        }
+        script += "exit $failed";
+        Ok(Job::new(&script, group.deadline()))
+    }
+}
+
+/// Package and target with the file, from one of cargo's messages.
+fn executable(line: &str) -> Option<((String, String), PathBuf)> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    if message["target"]["kind"][0] != "test" {
+        return None;
+    }
+    let package = PathBuf::from(message["manifest_path"].as_str()?);
+    let package = package.parent()?.file_name()?.to_str()?.to_owned();
+    Some(((package, message["target"]["name"].as_str()?.to_owned()), message["executable"].as_str()?.into()))
+}

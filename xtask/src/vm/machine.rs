@@ -1,0 +1,226 @@
+//! One machine under qemu's software emulation: boots, runs one command, says how it ended.
+
+use std::{
+    env,
+    fmt::{self, Display, Formatter},
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use super::{initramfs, kernels::Kernel};
+use crate::shell::say;
+
+/// A sign of life where nothing is printed.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// How much of the console is shown when a machine dies or hangs.
+const TAIL: usize = 25;
+
+/// Variables that a command inside sees as they are outside.
+const PASSED_ON: &[&str] = &["PATHTRACE_", "RUST_"];
+
+/// A shell command, and how long it may take, boot included.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    script: String,
+    deadline: Duration,
+}
+
+impl Job {
+    /// Runs with our variables; the deadline in seconds.
+    pub(super) fn new(script: &str, deadline: u64) -> Self {
+        let mut text = String::new();
+        for (name, value) in env::vars().filter(|(name, _)| PASSED_ON.iter().any(|p| name.starts_with(p))) {
+            text += &format!("export {name}={}\n", quoted(&value));
+        }
+        Self { script: format!("{text}{script}\n"), deadline: Duration::from_secs(deadline) }
+    }
+
+    /// As [`Self::new`], in the current folder.
+    pub(super) fn here(command: &str, deadline: u64) -> Result<Self> {
+        Ok(Self::new(
+            &format!("cd {}\n{command}", quoted(&env::current_dir()?.display().to_string())),
+            deadline,
+        ))
+    }
+}
+
+/// `text` as one word of the shell.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The command's exit status.
+    Status(i32),
+    /// The machine went down before the command ended: a panic, or no boot. The console's tail.
+    Died(String),
+    /// Not done at the deadline. The console's tail.
+    Hung(Duration, String),
+}
+
+impl Ended {
+    pub(super) fn success(&self) -> bool {
+        *self == Self::Status(0)
+    }
+}
+
+impl Display for Ended {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(0) => f.write_str("the command succeeded"),
+            Self::Status(status) => write!(f, "the command exited with {status}"),
+            Self::Died(tail) => write!(f, "the machine died; its console's end:\n{tail}"),
+            Self::Hung(deadline, tail) => {
+                write!(f, "not done after {} s; its console's end:\n{tail}", deadline.as_secs())
+            }
+        }
+    }
+}
+
+/// Boots the kernel, runs the job, gives each line that it prints to `show`.
+pub(super) fn run(kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Result<Ended> {
+    let room = Room::new(kernel)?;
+    let initramfs = initramfs::write(kernel, &room.0)?;
+    fs::write(room.shared().join("start"), start_script(kernel))?;
+    fs::write(room.shared().join("command"), &job.script)?;
+    say(&format!("Booting {}", kernel.version));
+    let mut emulator = emulator(kernel, &room, &initramfs);
+    let mut machine = Running(emulator.spawn().with_context(|| format!("start {emulator:?}"))?);
+    let lines = lines_of(machine.0.stdout.take().context("qemu has no stdout")?);
+    if !follow(&lines, kernel, job.deadline, show) {
+        drop(machine);
+        return Ok(Ended::Hung(job.deadline, room.console_tail()));
+    }
+    machine.0.wait()?;
+    Ok(
+        match fs::read_to_string(room.shared().join("status")).ok().and_then(|text| text.trim().parse().ok())
+        {
+            Some(status) => Ended::Status(status),
+            None => Ended::Died(room.console_tail()),
+        },
+    )
+}
+
+/// Shows what comes until the machine is off; false when that takes longer than `deadline`.
+fn follow(lines: &Receiver<String>, kernel: &Kernel, deadline: Duration, show: &mut dyn FnMut(&str)) -> bool {
+    let started = Instant::now();
+    loop {
+        let left = deadline.saturating_sub(started.elapsed());
+        match lines.recv_timeout(left.min(QUIET)) {
+            Ok(line) => show(&line),
+            Err(RecvTimeoutError::Disconnected) => return true,
+            Err(RecvTimeoutError::Timeout) if started.elapsed() >= deadline => return false,
+            Err(RecvTimeoutError::Timeout) => {
+                say(&format!("{}: {} s, still running", kernel.release, started.elapsed().as_secs()));
+            }
+        }
+    }
+}
+
+fn lines_of(stdout: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
+            line.clear();
+            if sender.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+fn start_script(kernel: &Kernel) -> String {
+    let modules = kernel.base.join("lib/modules").join(&kernel.version).display().to_string();
+    let version = &kernel.version;
+    format!("MODULES={}\nVERSION={}\n{}", quoted(&modules), quoted(version), include_str!("start.sh"))
+}
+
+fn emulator(kernel: &Kernel, room: &Room, initramfs: &Path) -> Command {
+    // A machine does not outlive us, however we end.
+    let mut qemu = Command::new("setpriv");
+    qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"])
+        // Five levels of page tables cost emulation time and show nothing.
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-m", "3G"])
+        .args(["-smp", &kernel.release.processors().to_string()])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off rdinit=/init"])
+        .args(["-serial", &format!("file:{}", escaped(&room.console()))])
+        .args(["-serial", "stdio"]);
+    for (tag, path, more) in [("host", PathBuf::from("/"), ",readonly=on"), ("out", room.shared(), "")] {
+        let path = escaped(&path);
+        qemu.args([
+            "-fsdev",
+            &format!("local,id={tag},path={path},security_model=none,multidevs=remap{more}"),
+        ]);
+        qemu.args(["-device", &format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}")]);
+    }
+    qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+    qemu
+}
+
+/// A comma ends an option of qemu, unless doubled.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// A machine that is off when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A run's own folder; gone when dropped.
+struct Room(PathBuf);
+
+impl Room {
+    fn new(kernel: &Kernel) -> Result<Self> {
+        let path = env::temp_dir().join(format!("pathtrace-vm-{}-{}", std::process::id(), kernel.release));
+        drop(fs::remove_dir_all(&path));
+        fs::create_dir_all(path.join("shared")).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// What both sides see and write.
+    fn shared(&self) -> PathBuf {
+        self.0.join("shared")
+    }
+
+    fn console(&self) -> PathBuf {
+        self.0.join("console")
+    }
+
+    fn console_tail(&self) -> String {
+        let text = fs::read(self.console()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(TAIL)..].join("\n")
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
