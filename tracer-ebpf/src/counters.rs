@@ -95,13 +95,13 @@ macro_rules! each {
 
 /// Rules that are read of one table where every round of a loop costs the verifier anew.
 #[cfg(feature = "older")]
-const MOST: u32 = 512;
+const MOST: u32 = 256;
 
 #[cfg(feature = "older")]
 macro_rules! each {
     ($count:expr, $callback:ident, $run:ident) => {{
         let most = if $count < MOST { $count } else { MOST };
-        $run.unreadable = older::$callback($run.slot, $run.list, $run.snapshot, most);
+        $run.unreadable |= older::$callback($run.slot, $run.list, $run.snapshot, most);
         most
     }};
 }

@@ -49,6 +49,7 @@ pub struct Namespace {
     /// See [`HookPlan::unbounded`].
     unbounded: Vec<String>,
     contents: Vec<Content>,
+    unreadable: Option<String>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
     /// Name of the table of ours that switches the kernel's own trace on, and its base chains.
@@ -68,6 +69,7 @@ impl Namespace {
             hooks: Vec::new(),
             unbounded: Vec::new(),
             contents: Vec::new(),
+            unreadable: None,
             tables: Vec::new(),
             texts: Arc::default(),
         }
@@ -92,6 +94,12 @@ impl Namespace {
     #[must_use]
     pub fn tables(&self) -> &[Arc<TableIndex>] {
         &self.tables
+    }
+
+    /// Whose rules are not shown, and why.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
     }
 
     /// What was hooked when the probes were last placed, ours left out.
@@ -148,7 +156,7 @@ impl Namespace {
         view: &mut View,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Ruleset { hooks, mut tables, contents } = reader.read(self.net)?;
+            let Ruleset { hooks, mut tables, contents, unreadable } = reader.read(self.net)?;
             self.own_chains = self.take_own(&mut tables);
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
@@ -176,6 +184,7 @@ impl Namespace {
             if placed {
                 self.unbounded = hooks.iter().zip(&plans).flat_map(unbounded).collect();
                 self.contents = contents;
+                self.unreadable = unreadable;
                 self.read_texts(&tables, &texts);
                 self.tables = tables;
                 self.texts = texts;

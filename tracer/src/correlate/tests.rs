@@ -2,6 +2,7 @@
 
 mod build;
 mod flows;
+mod parts;
 
 use tracer_common::tuple::Tuple;
 
@@ -180,6 +181,15 @@ fn tcp_frees_a_segment_that_did_its_work_as_a_drop() {
         trace.see(1, dropped(TCP_RESET, location, tuple));
         assert_eq!(trace.only().outcome.result, result);
     }
+}
+
+#[test]
+fn an_echo_reply_that_only_raw_sockets_want_arrives() {
+    let mut trace = Trace::new();
+    trace.reach_input_end(1);
+    trace.see(1, dropped(NO_SOCKET, IN_PING, tcp(CLIENT, PUBLISHED)));
+    let outcome = &trace.only().outcome;
+    assert_eq!((outcome.result, outcome.reason.as_deref()), (OutcomeKind::Delivered, Some("NO_SOCKET")));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::ReadError;
 
+mod documented;
 mod signature;
 pub use signature::{Parameter, position_of};
 
@@ -182,7 +183,10 @@ impl KernelTypes {
     /// # Errors
     /// [`ReadError::NoMember`].
     pub fn require(&self, structure: &'static str, path: &'static str) -> Result<u32, ReadError> {
-        self.offset_of(structure, path).ok_or(ReadError::NoMember { structure, path })
+        // Documented only where nothing says otherwise.
+        self.offset_of(structure, path)
+            .or_else(|| documented::offset(structure, path))
+            .ok_or(ReadError::NoMember { structure, path })
     }
 
     /// As [`Self::bit_field`].
@@ -198,7 +202,7 @@ impl KernelTypes {
     /// # Errors
     /// [`ReadError::NoType`].
     pub fn require_size(&self, name: &'static str) -> Result<u32, ReadError> {
-        self.size_of(name).ok_or(ReadError::NoType { name })
+        self.size_of(name).or_else(|| documented::size(name)).ok_or(ReadError::NoType { name })
     }
 
     /// Bit offset and, where it is an integer or enum, bit width.

@@ -26,7 +26,7 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    attach::{Kernel, News},
+    attach::{Kernel, Namespace, News},
     attribute::Attributor,
     config::{Config, Format},
     correlate::{Correlator, Output},
@@ -148,6 +148,8 @@ impl<'c> Trace<'c> {
         missing.extend(problems);
         missing.extend(self.new_unbounded());
         missing.extend(self.kernel.mechanism().problems());
+        let unreadable: BTreeSet<&str> = self.kernel.namespaces().filter_map(Namespace::unreadable).collect();
+        missing.extend(unreadable.into_iter().map(str::to_owned));
         missing.extend(absent.into_iter().map(|member| format!("{member}: this kernel does not have it")));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -18,9 +18,17 @@ use super::{
 };
 use crate::shell::{cargo, root, say};
 
+/// Its JSON is what the page of kernels is made from; here it only has to find a way to trace.
+const DOCTOR: &str = "iptables-legacy -A FORWARD -j ACCEPT\niptables-nft -A FORWARD -j ACCEPT\n\
+    nft add table inet mine\nnft add chain inet mine c '{ type filter hook forward priority 10; }'\n\
+    if \"$PATHTRACE_BIN\" doctor --json; then echo 'test doctor ... ok'; \
+    else echo 'test doctor ... FAILED'; failed=1; fi\n";
+
 /// Tests that belong together; each group boots a machine of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub(crate) enum Group {
+    /// `pathtrace doctor` with rules of every backend: what the kernel offers
+    Doctor,
     /// Signals, changes under a running trace, scopes, bursts, bad input
     Live,
     /// The ruleset in kernel memory, walked and witnessed
@@ -32,10 +40,11 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(super) const ALL: [Self; 4] = [Self::Live, Self::Rules, Self::Scenarios, Self::Docker];
+    pub(super) const ALL: [Self; 5] = [Self::Doctor, Self::Live, Self::Rules, Self::Scenarios, Self::Docker];
 
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Doctor => "doctor",
             Self::Live => "live",
             Self::Rules => "rules",
             Self::Scenarios => "scenarios",
@@ -46,6 +55,7 @@ impl Group {
     /// Package and test target of each binary.
     fn binaries(self) -> &'static [(&'static str, &'static str)] {
         match self {
+            Self::Doctor => &[],
             Self::Live => &[
                 ("tests", "labs"),
                 ("tests", "lifetime"),
@@ -73,6 +83,7 @@ impl Group {
     /// The most that it may take under emulation, boot included, in seconds.
     pub(super) fn deadline(self) -> u64 {
         match self {
+            Self::Doctor => 5 * 60,
             Self::Live | Self::Rules => 20 * 60,
             Self::Docker => 40 * 60,
             Self::Scenarios => 60 * 60,
@@ -94,6 +105,13 @@ pub(crate) struct Choice {
     /// Every variant of every scenario, not one per backend (five times as many)
     #[arg(long)]
     all_scenarios: bool,
+}
+
+impl Choice {
+    /// Whether nothing is left out by name.
+    pub(super) fn whole(&self) -> bool {
+        self.only.is_empty()
+    }
 }
 
 /// Test binaries by package and target.
@@ -141,7 +159,7 @@ impl Binaries {
         if group == Group::Docker {
             let folders = docker::fetch()?.map(path).join(":");
             script += &format!("export PATHTRACE_DISPOSABLE_MACHINE=1 PATH={folders}:$PATH\n");
-            arguments += " --ignored --test-threads 1";
+            arguments += " --ignored --test-threads 2";
         }
         for word in &choice.only {
             arguments += &format!(" {}", quoted(word));
@@ -154,6 +172,9 @@ impl Binaries {
             let binary = binary.with_context(|| format!("cargo built no test {target} of {package}"))?;
             script += &format!("cd {}\n", path(root().join(package)));
             script += &format!("{}{arguments} || failed=1\n", path(binary.clone()));
+        }
+        if group == Group::Doctor {
+            script += DOCTOR;
         }
         script += "exit $failed";
         Ok(Job::new(&script, group.deadline()))

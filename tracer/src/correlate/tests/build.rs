@@ -37,6 +37,7 @@ pub(super) const REASONS: [(u32, &str); 4] = [
 ];
 pub(super) const IN_NETFILTER: u64 = 0x1000;
 pub(super) const IN_TCP: u64 = 0x2000;
+pub(super) const IN_PING: u64 = 0x2800;
 pub(super) const NEW: u8 = 2;
 pub(super) const ESTABLISHED_REPLY: u8 = 3;
 pub(super) const RESET: u8 = 0x04;
@@ -160,6 +161,7 @@ impl Trace {
         let function = |address| match address {
             IN_NETFILTER => Some("nf_hook_slow".to_owned()),
             IN_TCP => Some("tcp_v4_rcv".to_owned()),
+            IN_PING => Some("ping_rcv".to_owned()),
             _ => None,
         };
         let names = Names::new(REASONS.map(|(number, name)| (number, name.to_owned())), function);
