@@ -38,7 +38,7 @@ fn programs_of_others_are_named_on_their_device() -> Result<()> {
     host.exec("tc qdisc add dev eth1 clsact")?;
     host.exec("tc filter add dev eth1 egress protocol ip u32 match u32 0 0 flowid 1:1")?;
     let trace = Pathtrace::start(Some(host), &["--proto", "icmp"])?;
-    traffic::ping(client, lab.address("server", Family::Ipv4)?, LONG)?;
+    traffic::ping(client, lab.address("server", Family::Ipv4)?, *LONG)?;
     assert_sees(
         &trace,
         &json!({
@@ -62,7 +62,7 @@ fn tcx_sees_what_the_tracepoints_saw() -> Result<()> {
     let server = lab.address("server", Family::Ipv4)?;
     let trace = trace_by_tcx(host)?;
     let before = trace.lines().len();
-    traffic::ping(client, server, LONG)?;
+    traffic::ping(client, server, *LONG)?;
     let there_and_back = |kind: u8, from: &str, to: &str| {
         json!({
             "packet": {"icmp_type": kind},
@@ -95,7 +95,7 @@ fn a_drop_by_somebody_else_s_tcx_program_is_shown_with_its_name() -> Result<()> 
     let lab = Lab::new(Topology::Routed)?;
     let (client, host) = (lab.netns("client")?, lab.netns("host")?);
     // So that no address has to be asked for past the wall.
-    traffic::ping(client, lab.address("server", Family::Ipv4)?, LONG)?;
+    traffic::ping(client, lab.address("server", Family::Ipv4)?, *LONG)?;
     let _tcx = Foreign::attach(host, "eth0", At::TcxIngress, Says::Drop, "their_wall")?;
     let dropped = json!({
         "packet": {"icmp_type": 8},

@@ -13,7 +13,7 @@ pub struct Tracepoint {
     pub gives: &'static str,
     /// Without it there are no journeys to show.
     pub required: bool,
-    /// tcx programs on devices take its place where the kernel has them.
+    /// tcx programs on devices take its place when a trace lasts, where the kernel has them.
     pub instead_of_tcx: bool,
 }
 

@@ -2,6 +2,8 @@
 
 mod notices;
 
+mod devices;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
@@ -26,7 +28,7 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    attach::{Kernel, Namespace, News},
+    attach::{Kernel, Namespace},
     attribute::Attributor,
     config::{Config, Format},
     correlate::{Correlator, Output},
@@ -45,8 +47,6 @@ const SCOPE_TICK: Duration = Duration::from_millis(250);
 const LAST_WAIT: Duration = Duration::from_millis(100);
 /// How long the end waits for causes that show only after a while (a reply that never comes).
 const LAST_CAUSE: Duration = Duration::from_millis(1_200);
-/// A trace that ends sooner is not worth the grace periods that tcx links cost the machine.
-const TCX_DELAY: Duration = Duration::from_secs(1);
 /// Records handled before timers and signals get their turn.
 const BATCH: usize = 4096;
 
@@ -256,31 +256,6 @@ impl<'c> Trace<'c> {
     fn sync(&mut self) -> Result<(), Failure> {
         let _ = self.kernel.sync(&mut self.correlator.view);
         self.say_unbounded()
-    }
-
-    /// Moves from tracepoints to tcx when the trace lasts, and tells what came of it.
-    fn look_at_devices(&mut self) -> Result<(), Failure> {
-        if !self.tcx_tried && self.scoped.is_fixed() && self.started.elapsed() >= TCX_DELAY {
-            self.tcx_tried = true;
-            if let Err(error) = self.kernel.start_tcx() {
-                self.devices_say(&format!("tracepoints go on watching devices: {error:#}"))?;
-            }
-        }
-        for news in self.kernel.device_news()? {
-            match news {
-                News::Placed => self.devices_say("tcx programs watch devices from now on")?,
-                News::Refused(why) => {
-                    self.devices_say(&format!("tracepoints go on watching devices: {why}"))?
-                }
-                News::Problem(problem) => self.notice(NoticeLevel::Warning, problem)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Of interest to nobody but who looks into the trace itself.
-    fn devices_say(&mut self, message: &str) -> Result<(), Failure> {
-        if self.config.kernel_log { self.notice(NoticeLevel::Info, message.to_owned()) } else { Ok(()) }
     }
 
     fn look_at_scope(&mut self) -> Result<(), Failure> {
