@@ -10,14 +10,14 @@ use tracer_common::{
     counters::Counter,
     records::{
         HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, HITS_UNSWITCHED, Hit,
-        Kind, MAX_HITS, RuleHits,
+        Kind, MAX_HITS,
     },
     settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
 };
 
 use crate::{
-    emit::head,
-    maps::{COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
+    emit::{self, head},
+    maps::{COUNTER_LIST, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
     read::{Reader, offset},
 };
 
@@ -312,11 +312,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         if !is_current(table) {
             hits.flags |= HITS_STALE;
         }
-        if EVENTS.output::<RuleHits>(&*hits, 0).is_err() {
-            count(Counter::RingFull);
-        } else {
-            count(Counter::Emitted);
-        }
+        emit::hits(hits);
     }
     reading.busy = 0;
     0

@@ -126,6 +126,10 @@ pub(crate) struct Track {
     /// Priority of the netfilter probe that the packet is at, for the program that the probe hands over to.
     pub(crate) priority: i32,
     pub(crate) reserved: u32,
+    /// Device by which it was seen to come in last, 0 when it has been seen elsewhere since.
+    pub(crate) device_in: u64,
+    /// Device that a tcx program saw it leave by last, 0 when it has been seen elsewhere since.
+    pub(crate) device_out: u64,
 }
 
 /// The packet last seen on a CPU.
@@ -190,11 +194,13 @@ pub(crate) struct Reading {
     pub(crate) switches: u64,
 }
 
-/// Adds 1 to a counter of this CPU.
+/// Adds 1 to a counter of this CPU, and says what it is by now.
 #[inline(always)]
-pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: a valid per-CPU map value; a lost increment under preemption is accepted.
-        unsafe { *value += 1 };
+pub(crate) fn count(counter: Counter) -> u64 {
+    let Some(value) = COUNTERS.get_ptr_mut(counter as u32) else { return 0 };
+    // SAFETY: a valid per-CPU map value; a lost increment under preemption is accepted.
+    unsafe {
+        *value += 1;
+        *value
     }
 }

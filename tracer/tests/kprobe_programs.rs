@@ -26,11 +26,12 @@ fn settings() -> Settings {
         read_rules: 1,
         tentative: 1,
         verbose: 0,
+        cast_type: 0,
     }
 }
 
 fn load_all(edition: Edition) {
-    let mut kernel_side = object::create(&settings(), edition).expect("maps, as root");
+    let mut kernel_side = object::create(&object::for_kernel(edition, None), &settings()).expect("maps, as root");
     let mut loaded = 0;
     for (name, program) in kernel_side.programs_mut() {
         let (result, checked) = match program {

@@ -93,7 +93,7 @@ impl Bench {
             let client = self.lab.netns("client")?;
             drop(traffic::lone_datagram(client, target)?);
             let seen = self.trace.lines();
-            let markers =
+            let mut markers =
                 seen.iter().skip(before).filter(|line| line["packet"]["destination_port"] == MARKER);
             // While they are read anew, stages say that rules are being changed, or that no reading arrived.
             let is_read = |journey: &Value| {

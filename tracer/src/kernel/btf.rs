@@ -139,6 +139,25 @@ impl KernelTypes {
         })
     }
 
+    /// The kernel's own number of a function of vmlinux, as calls of it in BPF programs want it.
+    #[must_use]
+    pub fn function_id(&self, name: &str) -> Option<u32> {
+        self.vmlinux_id(name, |found| matches!(found, Type::Func(_)))
+    }
+
+    /// The kernel's own number of a structure of vmlinux.
+    #[must_use]
+    pub fn structure_id(&self, name: &str) -> Option<u32> {
+        self.vmlinux_id(name, |found| matches!(found, Type::Struct(_)))
+    }
+
+    fn vmlinux_id(&self, name: &str, is_it: impl Fn(&Type) -> bool) -> Option<u32> {
+        let ids = ids(&self.vmlinux, None, name);
+        ids.into_iter()
+            .map(|found| found.id)
+            .find(|id| self.vmlinux.resolve_type_by_id(*id).is_ok_and(|found| is_it(&found)))
+    }
+
     /// Names and values of an enum, in the order of its declaration. `None` when there is no such enum.
     #[must_use]
     pub fn enum_values(&self, name: &str) -> Option<Vec<(String, i64)>> {

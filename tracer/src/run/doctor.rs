@@ -103,6 +103,15 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
             used: true,
         });
     }
+    let tcx = kernel.try_tcx(&namespace.path);
+    tried.push(Capability {
+        name: "tcx links".to_owned(),
+        available: tcx.is_ok(),
+        why: tcx.err().map_or("placed on lo".to_owned(), |why| format!("{why:#}; tracepoints serve instead")),
+        gives: "devices a packet comes in and leaves by, at no cost to other namespaces".to_owned(),
+        needed: false,
+        used: false,
+    });
     tried.extend(absent.into_iter().map(|member| Capability {
         name: member,
         available: false,

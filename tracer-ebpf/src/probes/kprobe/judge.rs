@@ -1,7 +1,7 @@
 //! What follows for a packet at a place of the plan: as `probes::netfilter`, for programs that were given no packet
 //! that the verifier knows.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{helpers::generated::bpf_tail_call, macros::kprobe, programs::ProbeContext};
 use tracer_common::{
@@ -59,8 +59,9 @@ pub(crate) fn kprobe_judge(_ctx: ProbeContext) -> u32 {
     // SAFETY: a valid per-CPU map value.
     let HandedOver { skb, net, state, place: planned, hook, pf, .. } = unsafe { *room };
     let mut reader = Reader::new();
-    let mut headers = Headers::EMPTY;
-    if !headers::parse(network_header(&mut reader, skb), &mut headers) {
+    let mut room = MaybeUninit::uninit();
+    let headers = Headers::empty(&mut room);
+    if !headers::parse(network_header(&mut reader, skb), headers) {
         return 0;
     }
     let mut place = Place {
@@ -73,7 +74,7 @@ pub(crate) fn kprobe_judge(_ctx: ProbeContext) -> u32 {
         place.device_in = member!(reader, state, state_in);
         place.device_out = member!(reader, state, state_out);
     }
-    judge(skb, &mut place, &headers, planned.role);
+    judge(skb, &mut place, headers, planned.role);
     0
 }
 
@@ -91,6 +92,8 @@ fn judge(skb: u64, place: &mut Place, headers: &Headers, role: u32) -> i32 {
     }
     let track = match known {
         Some(track) => {
+            track.device_in = 0;
+            track.device_out = 0;
             counters::close(track.journey, 0);
             track
         }
