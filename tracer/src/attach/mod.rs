@@ -1,6 +1,7 @@
 //! Loads the kernel side and puts its probes in place. Everything here is gone when its descriptors are closed,
 //! also after SIGKILL.
 
+mod gaps;
 pub mod kprobe;
 pub mod netfilter;
 pub mod object;

@@ -165,7 +165,9 @@ impl KernelTypes {
     /// [`ReadError::NoMember`].
     pub fn require(&self, structure: &'static str, path: &'static str) -> Result<u32, ReadError> {
         // Documented only where nothing says otherwise.
-        self.offset_of(structure, path).or_else(|| documented::offset(structure, path)).ok_or(ReadError::NoMember { structure, path })
+        self.offset_of(structure, path)
+            .or_else(|| documented::offset(structure, path))
+            .ok_or(ReadError::NoMember { structure, path })
     }
 
     /// As [`Self::bit_field`].

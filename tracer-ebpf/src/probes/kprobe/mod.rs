@@ -85,9 +85,7 @@ fn place_of(skb: u64, state: u64, function: u64) -> Option<HandedOver> {
 pub(crate) fn hook_begin(ctx: ProbeContext) -> u32 {
     let registers = Registers::read(&ctx);
     let (skb, state) = (registers.at(position!(slow_skb)), registers.at(position!(slow_state)));
-    if follow::find(skb).is_none()
-        && place_of(skb, state, END).is_none_or(|found| found.place.begins == 0)
-    {
+    if follow::find(skb).is_none() && place_of(skb, state, END).is_none_or(|found| found.place.begins == 0) {
         return 0;
     }
     // Without room the end of this hook is not seen: the next sight shows that the packet passed.
