@@ -2,6 +2,7 @@
 //! also after SIGKILL.
 
 mod devices;
+mod gaps;
 pub mod kprobe;
 mod links;
 pub mod netfilter;
