@@ -165,7 +165,7 @@ fn without_netfilter_links_it_exits_1_and_says_so() -> Result<()> {
     let netns = Netns::new()?;
     let mut command = pathtrace::command(Some(&netns))?;
     without_links(&mut command);
-    let (code, stdout, stderr) = told(&command.args(["--port", "80"]).output()?);
+    let (code, stdout, stderr) = told(&command.args(["--port", "80", "--probes", "netfilter"]).output()?);
     assert_eq!(code, Some(1), "{stdout}{stderr}");
     assert!(stderr.contains("netfilter") && stderr.contains("6.4"), "{stderr}");
     assert_eq!(stderr.lines().count(), 2, "one line what is missing, one what to do: {stderr}");
