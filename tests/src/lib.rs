@@ -6,6 +6,7 @@ pub mod expect;
 pub mod machine;
 pub mod netns;
 pub mod pathtrace;
+pub mod random;
 pub mod ruleset;
 pub mod scenario;
 pub mod show;

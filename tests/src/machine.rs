@@ -5,6 +5,7 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    sync::LazyLock,
 };
 
 use anyhow::Result;
@@ -157,6 +158,19 @@ fn exists(kind: &str, id: u32) -> bool {
     let answer =
         unsafe { libc::syscall(libc::SYS_bpf, *command, attributes.as_mut_ptr(), size_of_val(&attributes)) };
     answer == 0 && attributes[1] == id
+}
+
+/// What this kernel says where a newer one gives that reason (`enum skb_drop_reason`, without its prefix): the same,
+/// `NOT_SPECIFIED`, or before 5.17 nothing (`null`).
+#[must_use]
+pub fn drop_reason(name: &str) -> &str {
+    // Type data keep all names in one section, each ended by a null byte.
+    static REASONS: LazyLock<BTreeSet<Vec<u8>>> = LazyLock::new(|| {
+        let types = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+        let names = types.split(|byte| *byte == 0);
+        names.filter_map(|name| name.strip_prefix(b"SKB_DROP_REASON_").map(<[u8]>::to_vec)).collect()
+    });
+    [name, "NOT_SPECIFIED"].into_iter().find(|name| REASONS.contains(name.as_bytes())).unwrap_or("null")
 }
 
 /// Lines of the kernel log that a trace could have caused: warnings, and TRACE lines of iptables.

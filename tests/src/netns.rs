@@ -53,6 +53,35 @@ impl Door {
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+
+    /// A command that will run inside the namespace.
+    ///
+    /// # Errors
+    /// When this process is out of file descriptors.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        let handle: OwnedFd = self.0.try_clone()?.into();
+        let mut command = Command::new(program);
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(move || match libc::setns(handle.as_raw_fd(), libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
+        Ok(command)
+    }
+
+    /// Runs a command line inside with `input` as its standard input.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not succeed; names the command and its complaint.
+    pub fn feed(&self, line: &str, input: &str) -> Result<String> {
+        let mut words = line.split_whitespace();
+        let program = words.next().context("an empty command")?;
+        let mut command = self.command(program)?;
+        command.args(words).stdin(stdin_of(input)?);
+        checked(&mut command).with_context(|| format!("its input was:\n{input}"))
+    }
 }
 
 impl Netns {
@@ -114,18 +143,9 @@ impl Netns {
     /// A command that will run inside the namespace.
     ///
     /// # Errors
-    /// When this process is out of file descriptors.
+    /// As [`Door::command`].
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
-        let handle: OwnedFd = self.door.0.try_clone()?.into();
-        let mut command = Command::new(program);
-        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
-        unsafe {
-            command.pre_exec(move || match libc::setns(handle.as_raw_fd(), libc::CLONE_NEWNET) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
-        }
-        Ok(command)
+        self.door.command(program)
     }
 
     /// Runs a command line (words parted by blanks, no quoting) inside and returns what it printed.
@@ -140,16 +160,12 @@ impl Netns {
         checked(&mut command)
     }
 
-    /// Runs a command line inside with `input` as its standard input.
+    /// As [`Door::feed`].
     ///
     /// # Errors
-    /// As [`Self::exec`].
+    /// As [`Door::feed`].
     pub fn feed(&self, line: &str, input: &str) -> Result<String> {
-        let mut words = line.split_whitespace();
-        let program = words.next().context("an empty command")?;
-        let mut command = self.command(program)?;
-        command.args(words).stdin(stdin_of(input)?);
-        checked(&mut command).with_context(|| format!("its input was:\n{input}"))
+        self.door.feed(line, input)
     }
 
     /// Sets a sysctl by its dotted name (`net.ipv4.ip_forward`); `/` stands for a dot inside a device name.

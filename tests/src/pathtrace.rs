@@ -156,6 +156,18 @@ impl Pathtrace {
         self.child.id()
     }
 
+    /// The most memory that it has had resident so far, in KiB (`VmHWM`, proc_pid_status(5)).
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let number = line.trim().strip_suffix(" kB").context("VmHWM in kB")?;
+        Ok(number.parse()?)
+    }
+
     /// Waits until the lines so far satisfy `predicate`.
     ///
     /// # Errors

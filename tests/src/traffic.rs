@@ -1,5 +1,7 @@
 //! Real traffic: servers that answer until dropped, and clients that say what became of their attempt.
 
+mod crafted;
+
 use std::{
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -11,8 +13,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
+pub use self::crafted::{
+    Kept, begin_connection, echo_request, flood, flood_from, lone_datagram, raw, segment, stray_ack,
+};
 use crate::{netns::Netns, wait};
 
 /// How long an attempt that should be answered may take.
@@ -249,13 +254,27 @@ pub fn tcp_burst(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<Sock
 /// # Errors
 /// When the attempt fails in a way that no packet explains.
 pub fn udp(netns: &Netns, source_port: u16, to: SocketAddr, patience: Duration) -> Result<Answer> {
+    datagram(netns, source_port, to, b"request", patience)
+}
+
+/// As [`udp`], with this payload.
+///
+/// # Errors
+/// As [`udp`].
+pub fn datagram(
+    netns: &Netns,
+    source_port: u16,
+    to: SocketAddr,
+    payload: &[u8],
+    patience: Duration,
+) -> Result<Answer> {
     let exchange = || -> io::Result<IpAddr> {
         let from: SocketAddr =
             if to.is_ipv4() { ([0; 4], source_port).into() } else { ([0_u16; 8], source_port).into() };
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(patience))?;
-        socket.send(b"request")?;
+        socket.send(payload)?;
         let mut room = [0; 64];
         let length = socket.recv(&mut room)?;
         String::from_utf8_lossy(&room[..length]).parse().map_err(io::Error::other)
@@ -283,72 +302,4 @@ pub fn ping(netns: &Netns, to: IpAddr, patience: Duration) -> Result<Answer> {
     } else {
         Answer::Silence
     })
-}
-
-/// One IP packet of any protocol with this payload; nothing is awaited.
-///
-/// # Errors
-/// When the kernel refuses to send it.
-pub fn raw(netns: &Netns, to: IpAddr, protocol: u8, payload: &[u8]) -> Result<()> {
-    let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let send = || -> io::Result<()> {
-        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
-        socket.send_to(payload, &SocketAddr::new(to, 0).into())?;
-        Ok(())
-    };
-    netns.run(send).with_context(|| format!("send a packet of protocol {protocol} to {to}"))
-}
-
-const TCP: u8 = 6;
-const ACK: u8 = 0x10;
-
-/// A TCP segment with only ACK set that belongs to no connection.
-///
-/// # Errors
-/// When the kernel refuses to send it.
-pub fn stray_ack(netns: &Netns, from: IpAddr, to: SocketAddr) -> Result<()> {
-    let mut segment = [0_u8; 20];
-    segment[..2].copy_from_slice(&40_000_u16.to_be_bytes());
-    segment[2..4].copy_from_slice(&to.port().to_be_bytes());
-    segment[4..8].copy_from_slice(&1_u32.to_be_bytes());
-    segment[8..12].copy_from_slice(&1_u32.to_be_bytes());
-    segment[12] = 5 << 4;
-    segment[13] = ACK;
-    segment[14..16].copy_from_slice(&1024_u16.to_be_bytes());
-    let checksum = tcp_checksum(from, to.ip(), &segment);
-    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
-    raw(netns, to.ip(), TCP, &segment)
-}
-
-/// RFC 1071 over the pseudo header and the segment, whose own checksum field is 0.
-fn tcp_checksum(from: IpAddr, to: IpAddr, segment: &[u8]) -> u16 {
-    let octets = |address: IpAddr| match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
-    let length = u16::try_from(segment.len()).unwrap_or(u16::MAX).to_be_bytes();
-    let covered = [octets(from), octets(to), vec![0, TCP], length.to_vec(), segment.to_vec()].concat();
-    let sum: u32 = covered
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
-        .sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(u16::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-
-    use super::tcp_checksum;
-
-    #[test]
-    fn a_segment_with_its_checksum_filled_in_sums_to_zero() {
-        let (from, to): (IpAddr, IpAddr) = ([10, 1, 0, 2].into(), [10, 1, 0, 1].into());
-        let mut segment = [7_u8; 20];
-        segment[16..18].fill(0);
-        let checksum = tcp_checksum(from, to, &segment);
-        segment[16..18].copy_from_slice(&checksum.to_be_bytes());
-        assert_eq!(tcp_checksum(from, to, &segment), 0);
-    }
 }

@@ -5,10 +5,14 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::Result;
-use tests::{netns::Netns, pathtrace};
+use tests::{
+    netns::Netns,
+    pathtrace::{self, Pathtrace},
+};
 
 fn run(netns: &Netns, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
     Ok(told(&pathtrace::command(Some(netns))?.args(arguments).output()?))
@@ -84,7 +88,9 @@ struct PublicCopy(PathBuf);
 
 impl PublicCopy {
     fn new() -> Result<Self> {
-        let copy = Path::new("/tmp").join(format!("pathtrace-{}", std::process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let copy = Path::new("/tmp").join(format!("pathtrace-{}-{number}", std::process::id()));
         fs::copy(pathtrace::binary()?, &copy)?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
         Ok(Self(copy))
@@ -119,5 +125,78 @@ fn without_btf_it_exits_1_and_says_so() -> Result<()> {
     assert_eq!(code, Some(1), "{stdout}{stderr}");
     assert!(stderr.contains("BTF"), "{stderr}");
     assert_eq!(stderr.lines().count(), 2, "{stderr}");
+    Ok(())
+}
+
+/// Makes the command find a kernel that knows no BPF links of this kind (CONFIG_NETFILTER_BPF_LINK is not set, or Linux is
+/// older than 6.4): `BPF_LINK_CREATE` gives EINVAL there.
+fn without_links(command: &mut Command) {
+    const BPF_LINK_CREATE: u32 = 28;
+    const ARGUMENT: u32 = 16;
+    const RETURN: u16 = 0x06;
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const ALLOW: u32 = 0x7fff_0000;
+    const FAIL: u32 = 0x0005_0000;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let bpf = u32::try_from(libc::SYS_bpf).expect("a small number");
+    let filter = [
+        step(LOAD, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, 3, bpf),
+        step(LOAD, 0, 0, ARGUMENT),
+        step(JUMP_IF_EQUAL, 0, 1, BPF_LINK_CREATE),
+        step(RETURN, 0, 0, FAIL | libc::EINVAL.unsigned_abs()),
+        step(RETURN, 0, 0, ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog { len: 6, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: root may install a filter; the kernel copies it.
+        match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}
+
+#[test]
+fn without_netfilter_links_it_exits_1_and_says_so() -> Result<()> {
+    let netns = Netns::new()?;
+    let mut command = pathtrace::command(Some(&netns))?;
+    without_links(&mut command);
+    let (code, stdout, stderr) = told(&command.args(["--port", "80"]).output()?);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("netfilter") && stderr.contains("6.4"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 2, "one line what is missing, one what to do: {stderr}");
+    assert_eq!(stdout, "");
+    Ok(())
+}
+
+#[test]
+fn root_of_a_container_alone_exits_1_and_says_so() -> Result<()> {
+    let binary = PublicCopy::new()?;
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net"]).arg(&binary.0).args(["--port", "80"]);
+    let (code, stdout, stderr) = told(&command.output()?);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("user namespace"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 2, "one line what is missing, one what to do: {stderr}");
+    assert_eq!(stdout, "");
+    Ok(())
+}
+
+#[test]
+fn the_only_traced_namespace_vanishes() -> Result<()> {
+    let going = Netns::new()?;
+    let name = going.name().to_owned();
+    let trace = Pathtrace::start(None, &["--netns", &name])?;
+    drop(going);
+    let report = trace.wait()?;
+    assert!(report.status.success(), "{}: {}", report.status, report.stderr);
+    let said: Vec<&str> =
+        report.of_type("notice").iter().filter_map(|notice| notice["message"].as_str()).collect();
+    assert_eq!(said, [format!("namespace {name} has gone"), "no namespace is left to trace".to_owned()]);
+    report.summary()?;
     Ok(())
 }

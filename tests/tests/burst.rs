@@ -18,6 +18,8 @@ use tests::{
 
 const SENDERS: usize = 4;
 const EACH: usize = 500;
+/// KiB: the budget.
+const MEMORY: u64 = 64 << 10;
 
 #[test]
 fn every_journey_of_2000_connections_is_there_or_counted_as_lost_and_none_is_wrong() -> Result<()> {
@@ -39,6 +41,7 @@ fn every_journey_of_2000_connections_is_there_or_counted_as_lost_and_none_is_wro
             .collect::<Result<Vec<_>>>()
     })?
     .concat();
+    let memory = trace.peak_memory()?;
     let report = trace.stop()?;
 
     let summary = report.summary()?;
@@ -72,6 +75,7 @@ fn every_journey_of_2000_connections_is_there_or_counted_as_lost_and_none_is_wro
         "{missing} journeys are missing and none is counted as lost: {summary}"
     );
     assert_eq!(summary["complete"] == true, lost == 0, "{summary}");
+    assert!(memory <= MEMORY, "{memory} KiB were resident");
     Ok(())
 }
 

@@ -1,7 +1,11 @@
 //! Journeys through the rules of a real Docker daemon, on a machine of their own:
 //! `cargo xtask vm-test --group docker`.
 
-use std::net::SocketAddr;
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::{Result, anyhow, ensure};
 use serde_json::{Value, json};
@@ -154,23 +158,45 @@ fn expect_host_network(host: &DockerHost) -> Result<()> {
     Ok(())
 }
 
+/// There is one machine, and so one daemon at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says at once what comes next: on an emulated machine a step takes a minute.
+fn progress(what: &str) {
+    // Nobody reads it: no harm.
+    drop(writeln!(io::stderr(), "docker: {what}"));
+}
+
 fn everyday(backend: Backend) -> Result<()> {
+    let _alone = alone();
+    progress(&format!("a daemon with {}", backend.name()));
     let host = DockerHost::new(backend)?;
+    progress("a container with a published port");
     run_web()?;
     served(&host)?;
+    progress("a request to it, traced");
     let trace = Pathtrace::start(None, &["--port", &PORT.to_string()])?;
     served(&host)?;
     expect_published(&host, &trace)?;
     ensure!(trace.stop()?.status.success());
+    progress("two networks");
     expect_isolation(&host)?;
+    progress("the host's network");
     expect_host_network(&host)
 }
 
 /// The rules are restored over Docker's under a running trace; then the daemon is restarted.
 fn accident(backend: Backend) -> Result<()> {
+    let _alone = alone();
+    progress(&format!("a daemon with {}, then the accident", backend.name()));
     let mut host = DockerHost::new(backend)?;
+    progress("a container with a published port");
     run_web()?;
     served(&host)?;
+    progress("rules restored over Docker's");
     host.restore(OWN_RULES)?;
     let trace = Pathtrace::start(None, &["--port", &PORT.to_string()])?;
     ensure!(!host.client_reaches(published(), SHORT), "the accident did no harm");
@@ -196,6 +222,7 @@ fn accident(backend: Backend) -> Result<()> {
         "{finding}"
     );
     ensure!(finding.to_string().contains("(web)"), "the container is not named: {finding}");
+    progress("the daemon restarted");
     host.stop_daemon()?;
     host.start_daemon()?;
     served(&host)?;

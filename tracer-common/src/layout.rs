@@ -120,6 +120,8 @@ kernel_layout! {
     sock_v6_daddr: "sock"."__sk_common.skc_v6_daddr",
     task_nsproxy: "task_struct"."nsproxy",
     nsproxy_net: "nsproxy"."net_ns",
+    task_nvcsw: "task_struct"."nvcsw",
+    task_nivcsw: "task_struct"."nivcsw",
     bpf_array_pptrs: "bpf_array"."pptrs",
 }
 

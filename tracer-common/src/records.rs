@@ -75,6 +75,10 @@ pub const SIGHT_LATE: u32 = 4;
 pub const SIGHT_BY_FLOW: u32 = 8;
 /// [`Sight::flags`]: an ICMP error whose quoted packet matched.
 pub const SIGHT_BY_QUOTE: u32 = 16;
+/// [`Sight::flags`]: not the packet itself, but a copy that was made of it (bridge flooding, multicast).
+pub const SIGHT_COPY: u32 = 64;
+/// [`Sight::flags`]: sights of this packet before this one found the ring buffer full.
+pub const SIGHT_GAP: u32 = 128;
 
 /// [`Sight::flags`]: something could not be read; fields that are 0 are unknown.
 pub const SIGHT_UNREADABLE: u32 = 32;
@@ -113,6 +117,7 @@ pub struct Sight {
     /// `sk_buff.len` from the network header.
     pub length: u32,
     pub mark: u32,
+    /// IPv4 identification; for IPv6 the low half of the fragment header's, 0 without one.
     pub ip_id: u16,
     /// IPv4 fragment field (host order), or IPv6 fragment header's.
     pub fragment: u16,
@@ -182,6 +187,9 @@ pub const HITS_UNREADABLE: u32 = 16;
 pub const HITS_OVERWRITTEN: u32 = 32;
 /// [`RuleHits::flags`]: read when the packet died, not at the next probe.
 pub const HITS_AT_DROP: u32 = 64;
+/// [`RuleHits::flags`]: at OUTPUT or POSTROUTING, the task on this CPU was the same and never switched out between
+/// the readings (`nvcsw`, `nivcsw` of `struct task_struct`): whatever else passed here began and ended in between.
+pub const HITS_UNSWITCHED: u32 = 128;
 
 /// One rule whose counter moved.
 #[repr(C)]

@@ -52,6 +52,9 @@ pub mod role {
     pub const GATE: u32 = 1;
     /// Asks conntrack whether its connection matches (the first probe behind conntrack).
     pub const LATE: u32 = 2;
+    /// Takes a copy of the packet in hand for that packet (the first probe of PREROUTING): where a packet socket has
+    /// the packet itself, IP goes on with a copy (`skb_share_check` in `ip_rcv_core`).
+    pub const ENTRY: u32 = 4;
 }
 
 /// Immediates in the netfilter program that the loader replaces, so that one program text serves every place.

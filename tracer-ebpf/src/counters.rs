@@ -5,12 +5,12 @@ use core::ffi::c_void;
 
 #[cfg(not(feature = "older"))]
 use aya_ebpf::helpers::bpf_loop;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracer_common::{
     counters::Counter,
     records::{
-        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit, Kind, MAX_HITS,
-        RuleHits,
+        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, HITS_UNSWITCHED, Hit,
+        Kind, MAX_HITS, RuleHits,
     },
     settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
 };
@@ -18,19 +18,42 @@ use tracer_common::{
 use crate::{
     emit::head,
     maps::{COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
+    read::{Reader, offset},
 };
 
-/// Each CPU has two readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
-/// TEE sends another one through OUTPUT and POSTROUTING; and packets on their way out can be interrupted by
-/// packets that come in.
-const SLOTS: u32 = 2;
+/// Each CPU has three readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
+/// TEE sends another one through OUTPUT and POSTROUTING; so does that of a packet that is itself at OUTPUT; and
+/// packets on their way out can be interrupted by packets that come in.
+const SLOTS: u32 = 3;
 const _: () = assert!(SLOTS == crate::maps::READING_SLOTS);
 /// `NF_INET_LOCAL_OUT`, from where on hooks are those of packets on their way out.
 const LOCAL_OUT: u32 = 3;
 
+/// Where this packet is read. On the way out, the first free place; with both taken, the outer one is an old one
+/// that was never closed (its packet was queued, or stolen).
 #[inline(always)]
-fn slot_of(hook: u32) -> u32 {
-    if hook >= LOCAL_OUT { 1 } else { 0 }
+fn slot_for(journey: u64, hook: u32) -> u32 {
+    if hook < LOCAL_OUT {
+        return 0;
+    }
+    let is_free = |slot| {
+        // SAFETY: a valid per-CPU map value.
+        READING
+            .get_ptr(slot)
+            .is_some_and(|reading| unsafe { (*reading).journey == 0 || (*reading).journey == journey })
+    };
+    if !is_free(1) && is_free(2) { 2 } else { 1 }
+}
+
+/// The task on this CPU and how often it has been switched out; (0, 0) where that cannot be known.
+#[inline(always)]
+fn task() -> (u64, u64) {
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let (Some(voluntary), Some(forced)) = (offset!(task_nvcsw), offset!(task_nivcsw)) else { return (0, 0) };
+    let mut reader = Reader::new();
+    let switches: u64 = reader.read::<u64>(task + voluntary) + reader.read::<u64>(task + forced);
+    if reader.failed() { (0, 0) } else { (task, switches) }
 }
 
 /// State of a run over a table's counters.
@@ -189,7 +212,8 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     if unsafe { (*(&raw const SETTINGS)).read_rules } == 0 {
         return 0;
     }
-    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot_of(key.hook))) else {
+    let slot = slot_for(journey, key.hook);
+    let (Some(gap), Some(reading)) = (GAPS.get_ptr(key), READING.get_ptr_mut(slot)) else {
         return 0;
     };
     // SAFETY: valid map values.
@@ -206,7 +230,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     reading.gap = *key;
     reading.generation = gap.generation;
     reading.passes = passes();
-    let slot = slot_of(key.hook);
+    (reading.task, reading.switches) = if key.hook < LOCAL_OUT { (0, 0) } else { task() };
     let mut position = 0;
     for i in 0..MAX_TABLES {
         if i as u32 >= gap.count {
@@ -227,13 +251,16 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
 pub(crate) fn close(journey: u64, at_drop: u32) {
     close_reading(journey, at_drop, 0);
     close_reading(journey, at_drop, 1);
+    close_reading(journey, at_drop, 2);
 }
 
 /// A global function, as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
-    let slot = slot & (SLOTS - 1);
+    if slot >= SLOTS {
+        return 0;
+    }
     let Some(reading) = READING.get_ptr_mut(slot) else { return 0 };
     // SAFETY: a valid per-CPU map value.
     let reading = unsafe { &mut *reading };
@@ -252,6 +279,9 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
     let mut flags = if passes() == reading.passes + own { 0 } else { HITS_INTERLEAVED };
     if at_drop != 0 {
         flags |= HITS_AT_DROP;
+    }
+    if reading.task != 0 && (reading.task, reading.switches) == task() {
+        flags |= HITS_UNSWITCHED;
     }
     reading.busy = 1;
     let mut position = 0;

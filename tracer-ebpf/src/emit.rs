@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_common::{
     counters::Counter,
-    records::{ConntrackTuples, Head, Kind, REASON_UNKNOWN, SIGHT_UNREADABLE, Sight},
+    records::{ConntrackTuples, Head, Kind, REASON_UNKNOWN, SIGHT_GAP, SIGHT_UNREADABLE, Sight},
     tuple::IPV4,
 };
 
@@ -62,12 +62,12 @@ pub(crate) fn head(kind: Kind, journey: u64) -> Head {
     Head { kind: kind as u32, cpu, time, journey }
 }
 
-/// Reserves room, lets `fill` write the record and submits it.
+/// Reserves room, lets `fill` write the record and submits it; false, counted, when the ring buffer is full.
 #[inline(always)]
-pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) {
+pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) -> bool {
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
         count(Counter::RingFull);
-        return;
+        return false;
     };
     // SAFETY: records are integers only, so zeroed memory is a valid one; `fill` sets what it knows.
     unsafe {
@@ -76,6 +76,7 @@ pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) {
     }
     entry.submit(0);
     count(Counter::Emitted);
+    true
 }
 
 /// Sends what is seen of a followed packet here, and its conntrack tuples where they are news.
@@ -99,9 +100,11 @@ extern "C" fn conntrack_news(skb: u64, track: *mut Track, netns: u32) -> u32 {
     }
     let status = conntrack::status(&mut reader, entry.address);
     if entry.address != track.conntrack || status != track.conntrack_status {
-        track.conntrack = entry.address;
-        track.conntrack_status = status;
-        conntrack_tuples(track.journey, entry.address, netns);
+        // What found no room is said again at the next sight.
+        if conntrack_tuples(track.journey, entry.address, netns) {
+            track.conntrack = entry.address;
+            track.conntrack_status = status;
+        }
     }
     0
 }
@@ -109,10 +112,10 @@ extern "C" fn conntrack_news(skb: u64, track: *mut Track, netns: u32) -> u32 {
 /// A global function: the verifier looks at it once, whoever calls it.
 #[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
 #[inline(never)]
-extern "C" fn emit_sight(skb: u64, track: *const Track, headers: *const Headers, place: *const Place) -> u32 {
+extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, place: *const Place) -> u32 {
     // SAFETY: null or live structures, which the verifier checks for each caller.
     let (Some(track), Some(headers), Some(place)) =
-        (unsafe { (track.as_ref(), headers.as_ref(), place.as_ref()) })
+        (unsafe { (track.as_mut(), headers.as_ref(), place.as_ref()) })
     else {
         return 0;
     };
@@ -120,7 +123,7 @@ extern "C" fn emit_sight(skb: u64, track: *const Track, headers: *const Headers,
     let entry = conntrack::of(&mut reader, skb);
     let status = if entry.address == 0 { 0 } else { conntrack::status(&mut reader, entry.address) };
     let (journey, flags) = (track.journey, track.flags);
-    record::<Sight>(|sight| {
+    let sent = record::<Sight>(|sight| {
         sight.head = head(place.kind, journey);
         sight.skb = skb;
         sight.buffer = member!(reader, skb, skb_head);
@@ -150,6 +153,9 @@ extern "C" fn emit_sight(skb: u64, track: *const Track, headers: *const Headers,
         }
         sight.flags = flags | place.flags | if reader.failed() { SIGHT_UNREADABLE } else { 0 };
     });
+    if !sent {
+        track.flags |= SIGHT_GAP;
+    }
     if reader.failed() {
         count(Counter::ReadFailed);
     }
@@ -159,7 +165,7 @@ extern "C" fn emit_sight(skb: u64, track: *const Track, headers: *const Headers,
 /// Sends both tuples of a connection; a connection that matches is remembered, so that its later packets and
 /// replies are recognised at first sight.
 #[inline(never)]
-fn conntrack_tuples(journey: u64, address: u64, netns: u32) {
+fn conntrack_tuples(journey: u64, address: u64, netns: u32) -> bool {
     record::<ConntrackTuples>(|record| {
         record.head = head(Kind::Conntrack, journey);
         record.conntrack = address;
@@ -169,7 +175,7 @@ fn conntrack_tuples(journey: u64, address: u64, netns: u32) {
             wanted::remember_flow(&record.original, netns);
             wanted::remember_flow(&record.reply, netns);
         }
-    });
+    })
 }
 
 #[inline(always)]

@@ -6,8 +6,9 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use tracer_common::{counters::Counter, tuple::Tuple};
 
 use crate::{
-    headers::Headers,
+    headers::{self, Headers, network_header},
     maps::{BUCKET_COUNT, BUCKETS, HAND, Hand, JOURNEYS, TRACKED, Track, count},
+    read::{Reader, member},
 };
 
 #[inline(always)]
@@ -84,10 +85,44 @@ fn add(skb: u64, change: i64) {
 /// Remembers the packet as the one in hand on this CPU.
 #[inline(always)]
 pub(crate) fn take_in_hand(skb: u64, journey: u64, tuple: &Tuple) {
+    let buffer: u64 = member!(Reader::new(), skb, skb_head);
     if let Some(hand) = HAND.get_ptr_mut(0) {
         // SAFETY: a valid per-CPU map value.
-        unsafe { *hand = Hand { skb, journey, tuple: *tuple } };
+        unsafe { *hand = Hand { skb, buffer, journey, tuple: *tuple } };
     }
+}
+
+/// The followed packet in hand on this CPU, if `skb`, which is not followed, is a copy of it (`skb_clone`: another
+/// `sk_buff`, the same buffer).
+#[inline(always)]
+pub(crate) fn copied_from(skb: u64) -> Option<u64> {
+    let hand = in_hand()?;
+    let buffer: u64 = member!(Reader::new(), skb, skb_head);
+    if hand.buffer == buffer && hand.skb != skb && is_copy(skb) != 0 { Some(hand.skb) } else { None }
+}
+
+/// A buffer's address may serve another packet by now: a copy has the same addresses and ports, too. A global
+/// function: the verifier looks at it once, whoever calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_copy(skb: u64) -> u32 {
+    let Some(hand) = in_hand() else { return 0 };
+    let mut headers = Headers::EMPTY;
+    let known = headers::parse(network_header(&mut Reader::new(), skb), &mut headers);
+    u32::from(known && headers.tuple == hand.tuple)
+}
+
+/// From now on `copy` is the packet that was followed as `original`.
+#[inline(never)]
+pub(crate) fn go_on_as(original: u64, copy: u64) {
+    let Some(track) = find(original) else { return };
+    let track = *track;
+    stop(original);
+    if TRACKED.insert(copy, track, 0).is_err() {
+        count(Counter::TrackedFull);
+        return;
+    }
+    add(copy, 1);
 }
 
 /// Another packet is being handled on this CPU: nothing is in hand.

@@ -22,6 +22,9 @@ const DESTINATION_OPTIONS: u8 = 60;
 const OFFSET_V4: u16 = 0x1fff;
 /// The same in IPv6's fragment header.
 const OFFSET_V6: u16 = 0xfff8;
+/// More fragments follow.
+const MORE_V4: u16 = 0x2000;
+const MORE_V6: u16 = 0x0001;
 
 /// The header fields that pathtrace uses.
 #[derive(Clone, Copy, Default)]
@@ -31,6 +34,7 @@ pub(crate) struct Headers {
     pub(crate) quoted: Tuple,
     /// Fields that no router and no NAT changes: tells a packet from another in a reused `sk_buff`.
     pub(crate) identity: u64,
+    /// IPv4 identification; for IPv6 the low half of the fragment header's, 0 without one.
     pub(crate) ip_id: u16,
     pub(crate) fragment: u16,
     pub(crate) ttl: u8,
@@ -63,6 +67,41 @@ impl Headers {
         icmp_code: 0,
     };
 }
+
+/// What a fragment says of its place in the datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    /// Not a fragment.
+    Whole,
+    /// Has the transport header.
+    First,
+    /// Has no ports.
+    Later,
+}
+
+impl Headers {
+    #[inline(always)]
+    pub(crate) fn fragment_kind(&self) -> Fragment {
+        let (offset, more) =
+            if self.tuple.family == IPV4 { (OFFSET_V4, MORE_V4) } else { (OFFSET_V6, MORE_V6) };
+        if self.fragment & offset != 0 {
+            Fragment::Later
+        } else if self.fragment & more != 0 {
+            Fragment::First
+        } else {
+            Fragment::Whole
+        }
+    }
+
+    /// What all fragments of a datagram have in common, told apart from every packet's tuple.
+    #[inline(always)]
+    pub(crate) fn datagram(&self) -> Tuple {
+        Tuple { source_port: self.ip_id, destination_port: 0, reserved: DATAGRAM, ..self.tuple }
+    }
+}
+
+/// [`Tuple::reserved`] of [`Headers::datagram`].
+const DATAGRAM: u16 = 1;
 
 /// Address of the network header of a packet inside the stack (`skb_network_header`).
 #[inline(always)]
@@ -131,6 +170,7 @@ fn ipv6(reader: &mut Reader, address: u64, into: &mut Headers) -> u64 {
         let extension: [u8; 8] = reader.read(at);
         if next == FRAGMENT {
             into.fragment = u16::from_be_bytes([extension[2], extension[3]]);
+            into.ip_id = u16::from_be_bytes([extension[6], extension[7]]);
             at += 8;
         } else {
             at += (extension[1] as u64 + 1) * 8;

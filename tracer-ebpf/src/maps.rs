@@ -89,7 +89,7 @@ pub(crate) static SNAPSHOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX
 #[map]
 pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
 /// See `counters`.
-pub(crate) const READING_SLOTS: u32 = 2;
+pub(crate) const READING_SLOTS: u32 = 3;
 
 /// What the kprobe programs do at which function.
 #[map]
@@ -133,6 +133,8 @@ pub(crate) struct Track {
 #[derive(Clone, Copy)]
 pub(crate) struct Hand {
     pub(crate) skb: u64,
+    /// `sk_buff.head`, which copies share.
+    pub(crate) buffer: u64,
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
 }
@@ -183,6 +185,9 @@ pub(crate) struct Reading {
     pub(crate) busy: u32,
     /// [`PASSES`] at the first reading.
     pub(crate) passes: u64,
+    /// The task at the first reading and how often it had been switched out; 0 where that is not known.
+    pub(crate) task: u64,
+    pub(crate) switches: u64,
 }
 
 /// Adds 1 to a counter of this CPU.

@@ -9,7 +9,7 @@ use tracer_common::{
 
 use crate::{
     conntrack,
-    headers::Headers,
+    headers::{Fragment, Headers},
     maps::{FLOW_BUCKET_COUNT, FLOW_BUCKETS, FLOWS, FlowKey, REFUSED, REFUSED_COUNT, SETTINGS, count},
 };
 
@@ -39,6 +39,23 @@ pub(crate) const NO: u32 = 1 << 30;
 /// Whether and why a packet at first sight is followed: its `SIGHT_*` flags, or [`NO`].
 #[inline(never)]
 pub(crate) fn at_first_sight(headers: &Headers, netns: u32) -> u32 {
+    match headers.fragment_kind() {
+        Fragment::Whole => by_headers(headers, netns),
+        Fragment::First => {
+            let flags = by_headers(headers, netns);
+            if flags != NO {
+                remember_flow(&headers.datagram(), netns);
+            }
+            flags
+        }
+        // It has no ports: what was said of the first fragment holds.
+        Fragment::Later if known_flow(&headers.datagram(), netns) => SIGHT_BY_FLOW,
+        Fragment::Later => by_headers(headers, netns),
+    }
+}
+
+#[inline(never)]
+fn by_headers(headers: &Headers, netns: u32) -> u32 {
     if filter(&headers.tuple) {
         return 0;
     }

@@ -7,6 +7,8 @@ use std::{fmt, io, process::ExitCode};
 pub enum Failure {
     /// The kernel refuses to load programs for this user.
     NotRoot,
+    /// Root, but of a user namespace.
+    OnlyRootInside,
     /// No `/sys/kernel/btf/vmlinux`.
     NoBtf,
     /// No mechanism to look at the tables; what was tried, in words.
@@ -33,6 +35,10 @@ impl Failure {
     pub fn what(&self) -> String {
         match self {
             Self::NotRoot => "loading programs into the kernel needs root".to_owned(),
+            Self::OnlyRootInside => {
+                "root of a user namespace (a rootless container, say) may not load programs into the kernel"
+                    .to_owned()
+            }
             Self::NoBtf => {
                 "this kernel does not describe its types: /sys/kernel/btf/vmlinux is missing".to_owned()
             }
@@ -50,10 +56,13 @@ impl Failure {
     pub fn todo(&self) -> &'static str {
         match self {
             Self::NotRoot => "run it with sudo",
+            Self::OnlyRootInside => "run it on the host, with sudo; `--netns pid:N` looks into a container",
             Self::NoBtf => {
                 "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current distribution's is)"
             }
-            Self::NoProbe { .. } => "`pathtrace doctor` lists what this kernel has and what is missing",
+            Self::NoProbe { .. } => {
+                "boot Linux 6.4 or newer with CONFIG_NETFILTER_BPF_LINK=y; `pathtrace doctor` lists what is here"
+            }
             Self::NoNamespace { .. } => {
                 "`ip netns` lists the named ones, `lsns -t net` all with a process (then --netns pid:N)"
             }
@@ -130,6 +139,7 @@ mod tests {
     fn one_line_what_and_one_line_what_to_do() {
         let failures = [
             Failure::NotRoot,
+            Failure::OnlyRootInside,
             Failure::NoBtf,
             Failure::NoProbe { tried: "netfilter: EPERM\nkprobe: EPERM".into() },
             Failure::NoNamespace { name: "a\u{1b}[31m\nb".into(), problem: "none".into() },

@@ -1,6 +1,7 @@
 //! `bench`: what tracing costs each forwarded packet, beside nftrace and tcpdump on the same lab.
 
 mod observer;
+mod rules;
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -25,6 +26,8 @@ const PORT: u16 = 18_443;
 const UNUSED_PORT: u16 = 9;
 const PACKETS: u32 = 20_000;
 const ROUNDS: usize = 5;
+/// MiB, with every packet matching.
+const MEMORY_GOAL: u32 = 64;
 
 /// Sends UDP packets as fast as it can, and prints the nanoseconds that took.
 pub(crate) fn send(to: SocketAddr, count: u32) -> Result<()> {
@@ -47,9 +50,12 @@ struct Cost {
 }
 
 /// Measures and prints a table.
-pub(crate) fn bench() -> Result<()> {
+pub(crate) fn bench(by_rules: bool) -> Result<()> {
     if std::env::var_os("PATHTRACE_BIN").is_none() {
         build::command(true)?;
+    }
+    if by_rules {
+        return rules::bench();
     }
     let lab = Lab::new(Topology::Routed)?;
     let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
@@ -127,6 +133,9 @@ fn print(observers: &[Observer], costs: &[Vec<Cost>], seen: &[Option<Seen>]) {
             shown(ratio(took, base.and_then(|base| base.1)), 3),
             seen.map_or("-".to_owned(), |seen| seen.share(PACKETS)),
         );
+    }
+    if let Some(most) = seen.iter().flatten().map(|seen| seen.peak_memory()).max_by(f64::total_cmp) {
+        println!("pathtrace had at most {most:.1} MiB resident (the goal is {MEMORY_GOAL})");
     }
     println!("medians of {ROUNDS} rounds; seen: of {PACKETS} packets in the last round");
 }

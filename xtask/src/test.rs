@@ -20,7 +20,7 @@ struct Counts {
     ignored: u32,
 }
 
-/// Sets up, builds, tests, and closes with one line that counts all tests of all crates.
+/// Sets up, builds, tests, and closes with what failed, said again, and one line that counts all tests of all crates.
 pub(crate) fn test(arguments: &[String]) -> Result<()> {
     setup()?;
     build::command(true)?;
@@ -29,7 +29,11 @@ pub(crate) fn test(arguments: &[String]) -> Result<()> {
         .args(arguments)
         .env("PATHTRACE_BIN", root().join("target/release/pathtrace"));
     say("Running every test, in network namespaces of its own");
-    let (counts, success) = run(&mut test)?;
+    let (report, success) = run(&mut test)?;
+    for line in &report.failures {
+        println!("{line}");
+    }
+    let counts = report.counts;
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.ignored);
     if !success {
         bail!("{} tests failed; see above", counts.failed);
@@ -37,16 +41,39 @@ pub(crate) fn test(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn run(test: &mut Command) -> Result<(Counts, bool)> {
+/// What the crates' tests printed, as far as it matters at the end.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Report {
+    counts: Counts,
+    /// Each crate's part between `failures:` and its result: far up in a long output, so kept for its end.
+    failures: Vec<String>,
+    in_failures: bool,
+}
+
+fn run(test: &mut Command) -> Result<(Report, bool)> {
     let mut child = test.stdout(Stdio::piped()).spawn().with_context(|| format!("start {test:?}"))?;
     let stdout = child.stdout.take().context("cargo test has no stdout")?;
-    let mut counts = Counts::default();
+    let mut report = Report::default();
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         println!("{line}");
-        counts.add(&line);
+        report.add(&line);
     }
-    Ok((counts, child.wait()?.success()))
+    Ok((report, child.wait()?.success()))
+}
+
+impl Report {
+    fn add(&mut self, line: &str) {
+        self.counts.add(line);
+        if line.starts_with("test result: ") {
+            self.in_failures = false;
+        } else if line == "failures:" {
+            self.in_failures = true;
+        }
+        if self.in_failures {
+            self.failures.push(line.to_owned());
+        }
+    }
 }
 
 impl Counts {
@@ -68,7 +95,7 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use super::Counts;
+    use super::{Counts, Report};
 
     #[test]
     fn the_result_lines_of_all_crates_are_added() {
@@ -79,5 +106,22 @@ mod tests {
         counts.add("test result: FAILED. 7 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
         counts.add("test 9 passed ... ok");
         assert_eq!(counts, Counts { passed: 15, failed: 2, ignored: 1 });
+    }
+
+    #[test]
+    fn what_failed_is_kept_for_the_end() {
+        let mut report = Report::default();
+        for line in [
+            "test works ... ok",
+            "failures:",
+            "---- breaks ----",
+            "expected 3 stages",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out",
+            "test other ... ok",
+        ] {
+            report.add(line);
+        }
+        assert_eq!(report.failures, ["failures:", "---- breaks ----", "expected 3 stages"]);
+        assert_eq!(report.counts, Counts { passed: 1, failed: 1, ignored: 0 });
     }
 }

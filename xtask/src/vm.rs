@@ -6,6 +6,7 @@ mod groups;
 mod initramfs;
 mod kernels;
 mod machine;
+mod page;
 mod table;
 mod tools;
 
@@ -15,9 +16,10 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::{
-    groups::{Binaries, Group},
+    groups::{Binaries, Choice, Group},
     kernels::{Kernel, Release},
     machine::Job,
+    page::Results,
     table::{Field, Tally},
 };
 use crate::{build, shell::say};
@@ -34,9 +36,11 @@ pub(crate) struct Options {
     /// The groups of tests to run; all of them when not given
     #[arg(long, value_enum, value_delimiter = ',')]
     group: Vec<Group>,
-    /// Only tests that have this in their name
-    #[arg(long, value_name = "TEXT")]
-    only: Vec<String>,
+    #[command(flatten)]
+    choice: Choice,
+    /// Write docs/compatibility.md from this run and those before; `--group doctor` gives the kernels' features
+    #[arg(long)]
+    page: bool,
     /// Run this shell command instead of tests: same folder, same files; what it changes is lost
     #[arg(last = true)]
     command: Vec<String>,
@@ -97,9 +101,10 @@ fn test(kernels: &[Kernel], options: &Options) -> Result<()> {
     build::command(true)?;
     let binaries = Binaries::build(&groups)?;
     let mut fields = Vec::new();
+    let mut results = Results::load();
     for kernel in kernels {
         for group in &groups {
-            let job = binaries.job(*group, kernel.release, &options.only)?;
+            let job = binaries.job(*group, kernel.release, &options.choice)?;
             let place = format!("{} {}", kernel.release, group.name());
             say(&format!("{place}: at most {} minutes", group.deadline() / 60));
             let (started, mut tally) = (Instant::now(), Tally::default());
@@ -109,9 +114,16 @@ fn test(kernels: &[Kernel], options: &Options) -> Result<()> {
             })?;
             say(&format!("{place}: {ended}"));
             let took = started.elapsed().as_secs();
-            fields.push(Field { release: kernel.release, group: *group, tally, ended, took });
+            let field = Field { release: kernel.release, group: *group, tally, ended, took };
+            if options.choice.whole() {
+                results.keep(&field, &kernel.version)?;
+            }
+            fields.push(field);
         }
     }
     println!("{}", table::show(&fields));
+    if options.page {
+        results.write_page()?;
+    }
     if fields.iter().all(Field::good) { Ok(()) } else { bail!("not everything passed; see above") }
 }

@@ -12,6 +12,7 @@ use toml::Value;
 
 use super::file::Scenario;
 use crate::{
+    machine,
     ruleset::Backend,
     topology::{Family, Topology},
 };
@@ -147,7 +148,10 @@ fn replaced(text: &str, names: &BTreeMap<String, String>) -> Result<String> {
     for part in parts {
         let (name, rest) =
             part.split_once('}').with_context(|| format!("`${{` without its end in {text:?}"))?;
-        result += names.get(name).with_context(|| format!("nothing is named ${{{name}}}"))?;
+        match name.strip_prefix("reason:") {
+            Some(reason) => result += machine::drop_reason(reason),
+            None => result += names.get(name).with_context(|| format!("nothing is named ${{{name}}}"))?,
+        }
         result += rest;
     }
     Ok(result)

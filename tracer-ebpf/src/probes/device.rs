@@ -4,13 +4,13 @@
 //! and after the queueing discipline on the way out, and there is nothing to follow when devices come and go.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use tracer_common::records::{Kind, SIGHT_FIRST, Sight};
+use tracer_common::records::{Kind, SIGHT_COPY, SIGHT_FIRST, Sight};
 
 use crate::{
     emit::{Place, head, netns_of_device, record, sight},
     follow,
     headers::{self, Headers, network_header},
-    maps::{SCOPE, SETTINGS},
+    maps::{SCOPE, SETTINGS, Track},
     read::{Reader, member},
     wanted,
 };
@@ -96,14 +96,23 @@ fn left(skb: u64, journey: u64, device: u64) {
 #[raw_tracepoint(tracepoint = "net_dev_start_xmit")]
 pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
+    let device = ctx.arg::<*const u8>(1) as u64;
     if let Some(track) = follow::find(skb) {
-        let device = ctx.arg::<*const u8>(1) as u64;
-        let mut reader = Reader::new();
-        let mut headers = Headers::EMPTY;
-        headers::parse(network_header(&mut reader, skb), &mut headers);
-        let netns = netns_of_device(&mut reader, device).1;
-        let place = Place { device_out: device, ..Place::new(Kind::DeviceOut, netns) };
-        sight(skb, track, &headers, &place);
+        sent(skb, track, device, 0);
+    } else if let Some(original) = follow::copied_from(skb)
+        && let Some(track) = follow::find(original)
+    {
+        sent(skb, track, device, SIGHT_COPY);
     }
     0
+}
+
+#[inline(never)]
+fn sent(skb: u64, track: &mut Track, device: u64, flags: u32) {
+    let mut reader = Reader::new();
+    let mut headers = Headers::EMPTY;
+    headers::parse(network_header(&mut reader, skb), &mut headers);
+    let netns = netns_of_device(&mut reader, device).1;
+    let place = Place { device_out: device, flags, ..Place::new(Kind::DeviceOut, netns) };
+    sight(skb, track, &headers, &place);
 }

@@ -88,9 +88,15 @@ pub(crate) extern "C" fn netfilter_gate(ctx: *const Context) -> i32 {
     let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
     let role = patched!(patch::ROLE);
     if follow::find(skb).is_none() {
-        let nfct = trusted!(skb, skb_nfct, u64);
-        if role & role::GATE == 0 && (nfct == 0 || !may_match(nfct)) {
-            return ACCEPT;
+        if role & role::ENTRY != 0
+            && let Some(original) = follow::copied_from(plain(skb))
+        {
+            follow::go_on_as(original, plain(skb));
+        } else {
+            let nfct = trusted!(skb, skb_nfct, u64);
+            if role & role::GATE == 0 && (role & role::LATE == 0 || nfct == 0 || !may_match(nfct)) {
+                return ACCEPT;
+            }
         }
     }
     judge(state, skb, patched!(patch::PRIORITY) as i32, role);
@@ -174,6 +180,11 @@ pub(super) fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Opti
         let flags = wanted::at_first_sight(headers, netns);
         if flags != wanted::NO {
             return Some(flags);
+        }
+        // What goes back while a followed packet is in hand is its answer: the reset of a REJECT, before conntrack
+        // knows of anything.
+        if follow::in_hand().is_some_and(|hand| hand.tuple.inverse() == headers.tuple) {
+            return Some(SIGHT_BY_FLOW);
         }
     }
     if role & role::LATE == 0 {

@@ -19,10 +19,7 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
-use tracer_common::{
-    counters::{COUNTERS, Counter},
-    settings::Settings,
-};
+use tracer_common::{counters::Counter, settings::Settings};
 
 pub use self::placement::Namespace;
 use self::{kprobe::Kprobes, netfilter::Programs, readings::Readings};
@@ -82,6 +79,8 @@ pub struct Kernel {
     namespaces: BTreeMap<u32, Namespace>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
+    /// Name of the table of ours that switches the kernel's own trace on; it is not shown.
+    own_table: Option<String>,
 }
 
 impl Kernel {
@@ -118,6 +117,7 @@ impl Kernel {
             namespaces: BTreeMap::new(),
             attached: Vec::new(),
             missing: Vec::new(),
+            own_table: None,
         })
     }
 
@@ -170,6 +170,11 @@ impl Kernel {
         (&self.attached, &self.missing)
     }
 
+    /// Leaves tables of family inet with this name out, in namespaces added from now on: they are ours.
+    pub fn hide_table(&mut self, name: String) {
+        self.own_table = Some(name);
+    }
+
     /// Starts to trace a namespace: places its probes.
     ///
     /// # Errors
@@ -180,7 +185,7 @@ impl Kernel {
         let mut scope: HashMap<_, u64, u32> =
             HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
         scope.insert(net, inode, 0)?;
-        self.namespaces.insert(inode, Namespace::new(inode, path, net));
+        self.namespaces.insert(inode, Namespace::new(inode, path, net, self.own_table.clone()));
         self.sync_one(inode, true, view).map(|_| ())
     }
 
@@ -211,6 +216,14 @@ impl Kernel {
     /// The first namespace that could not be brought up to date, the others are.
     pub fn sync(&mut self, view: &mut View) -> Result<bool> {
         let inodes: Vec<u32> = self.namespaces.keys().copied().collect();
+        self.sync_these(inodes, view)
+    }
+
+    /// As [`Self::sync`], for some namespaces.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub fn sync_these(&mut self, inodes: impl IntoIterator<Item = u32>, view: &mut View) -> Result<bool> {
         let mut changed = false;
         let mut failed = None;
         for inode in inodes {
@@ -272,12 +285,17 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        Counter::ALL.iter().map(|counter| Ok((*counter, self.counter(*counter)?))).collect()
+    }
+
+    /// One of [`Self::counters`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
         let map: PerCpuArray<_, u64> =
             PerCpuArray::try_from(self.ebpf.map("COUNTERS").context("kernel object: no map COUNTERS")?)?;
-        (0..COUNTERS)
-            .zip(Counter::ALL)
-            .map(|(index, counter)| Ok((*counter, map.get(&index, 0)?.iter().sum())))
-            .collect()
+        Ok(map.get(&(counter as u32), 0)?.iter().sum())
     }
 }
 

@@ -21,10 +21,10 @@ use super::{
 use crate::{
     kernel::{
         hooks::{HookFunction, HookKind, HookList, HookReader},
-        in_netns,
+        in_netns, monotonic,
     },
-    model::{Family, Hook},
-    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_functions, plan_hook},
+    model::{Family, Hook, TableFamily},
+    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_functions, plan_hook, unbounded},
     rules::{
         index::{ChainRef, TableIndex},
         late::{LateTexts, Printed},
@@ -46,20 +46,28 @@ pub struct Namespace {
     links: BTreeMap<Place, OwnedFd>,
     /// Hooked functions when the probes were placed, ours left out.
     hooks: Vec<HookList>,
+    /// See [`HookPlan::unbounded`].
+    unbounded: Vec<String>,
     contents: Vec<Content>,
     unreadable: Option<String>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
+    /// Name of the table of ours that switches the kernel's own trace on, and its base chains.
+    own_table: Option<String>,
+    own_chains: Vec<u64>,
 }
 
 impl Namespace {
-    pub(super) fn new(inode: u32, path: PathBuf, net: u64) -> Self {
+    pub(super) fn new(inode: u32, path: PathBuf, net: u64, own_table: Option<String>) -> Self {
         Self {
+            own_table,
+            own_chains: Vec::new(),
             inode,
             path,
             net,
             links: BTreeMap::new(),
             hooks: Vec::new(),
+            unbounded: Vec::new(),
             contents: Vec::new(),
             unreadable: None,
             tables: Vec::new(),
@@ -100,6 +108,12 @@ impl Namespace {
         &self.hooks
     }
 
+    /// Tables whose verdict no probe of ours can see, in words.
+    #[must_use]
+    pub fn unbounded(&self) -> &[String] {
+        &self.unbounded
+    }
+
     /// The texts of [`Self::tables`].
     #[must_use]
     pub fn texts(&self) -> &Arc<LateTexts> {
@@ -114,9 +128,10 @@ impl Namespace {
 
     /// Whether hooks and rulesets are still those that the probes were placed for.
     pub(super) fn is_current(&self, reader: &RulesetReader<'_>) -> Result<bool> {
+        let since = monotonic();
         let current = self.looks_current(reader)?;
         if current {
-            self.texts.still_true();
+            self.texts.still_true(since);
         } else {
             self.texts.overtaken();
         }
@@ -141,7 +156,8 @@ impl Namespace {
         view: &mut View,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Ruleset { hooks, tables, contents, unreadable } = reader.read(self.net)?;
+            let Ruleset { hooks, mut tables, contents, unreadable } = reader.read(self.net)?;
+            self.own_chains = self.take_own(&mut tables);
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
             let plan = match probes {
@@ -166,6 +182,7 @@ impl Namespace {
                 }
             };
             if placed {
+                self.unbounded = hooks.iter().zip(&plans).flat_map(unbounded).collect();
                 self.contents = contents;
                 self.unreadable = unreadable;
                 self.read_texts(&tables, &texts);
@@ -195,9 +212,23 @@ impl Namespace {
         }
     }
 
-    /// Hook lists without our own probes.
+    /// Takes our own table out, and gives the addresses of its base chains.
+    fn take_own(&self, tables: &mut Vec<TableIndex>) -> Vec<u64> {
+        let own = tables.extract_if(.., |table| {
+            table.family == TableFamily::Inet && self.own_table.as_ref() == Some(&table.name)
+        });
+        let chains = own.flat_map(|table| table.chains);
+        chains.filter_map(|chain| chain.base.map(|base| base.address)).collect()
+    }
+
+    /// Hook lists without our own probes. The chains of our own table judge nothing, but they take their places.
     fn foreign(&self, mut hooks: Vec<HookList>) -> Vec<HookList> {
         for list in &mut hooks {
+            for function in &mut list.functions {
+                if matches!(function.kind, HookKind::NftChain { chain } if self.own_chains.contains(&chain)) {
+                    function.kind = HookKind::Other;
+                }
+            }
             let (pf, hook) = (protocol_family(list.family), list.hook.inet_number().unwrap_or(0));
             list.functions.retain(|function| {
                 function.kind != HookKind::Bpf

@@ -11,9 +11,17 @@ pub(super) struct Mapping {
     pub(super) backend: Option<Backend>,
 }
 
-/// Mappings by connection, and whether they rewrite the original direction's destination (else its source).
+/// Which mapping: a connection that is translated in several namespaces is one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct MappingKey {
+    pub(super) flow: u64,
+    pub(super) netns: u32,
+    /// It rewrites the original direction's destination, else its source.
+    pub(super) of_destination: bool,
+}
+
 #[derive(Default)]
-pub(super) struct Mappings(HashMap<(u64, bool), Mapping>);
+pub(super) struct Mappings(HashMap<MappingKey, Mapping>);
 
 /// Connections come and go; flow numbers only rise.
 const MOST: usize = 200_000;
@@ -21,20 +29,19 @@ const MOST: usize = 200_000;
 impl Mappings {
     pub(super) fn learn(
         &mut self,
-        flow: u64,
-        of_destination: bool,
+        key: MappingKey,
         kind: NatKind,
         rule: &MatchedRule,
         backend: Option<Backend>,
     ) {
         if self.0.len() >= MOST {
-            let keep = flow.saturating_sub(MOST as u64 / 4);
-            self.0.retain(|(known, _), _| *known > keep);
+            let keep = key.flow.saturating_sub(MOST as u64 / 4);
+            self.0.retain(|known, _| known.flow > keep);
         }
-        self.0.insert((flow, of_destination), Mapping { kind, rule: rule.clone(), backend });
+        self.0.insert(key, Mapping { kind, rule: rule.clone(), backend });
     }
 
-    pub(super) fn find(&self, flow: u64, of_destination: bool) -> Option<&Mapping> {
-        self.0.get(&(flow, of_destination))
+    pub(super) fn find(&self, key: MappingKey) -> Option<&Mapping> {
+        self.0.get(&key)
     }
 }

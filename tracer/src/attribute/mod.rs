@@ -3,6 +3,7 @@
 mod mapping;
 mod reject;
 mod table;
+mod traced;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,6 +11,7 @@ use self::mapping::Mappings;
 use crate::{
     correlate::{Draft, DraftStage, DraftTable, TimedStage},
     model::{Journey, OutcomeKind, Stage, StageKind},
+    rules::nftrace::Passages,
 };
 
 /// Turns drafts into journeys, in the order in which they ended.
@@ -18,16 +20,19 @@ pub struct Attributor {
     epoch: Timestamp,
     last: u64,
     mappings: Mappings,
+    /// What the kernel's own trace told, for tables whose counters do not tell all; empty unless it was asked for.
+    pub passages: Passages,
 }
 
 impl Attributor {
     #[must_use]
     pub fn new(epoch: Timestamp) -> Self {
-        Self { epoch, last: 0, mappings: Mappings::default() }
+        Self { epoch, last: 0, mappings: Mappings::default(), passages: Passages::default() }
     }
 
-    /// Gives the journey its number, its rules and its verdicts.
-    pub fn journey(&mut self, draft: Draft) -> Journey {
+    /// Gives the journey its number, its rules and its verdicts. `read` is when its last record was read (nanoseconds
+    /// of CLOCK_MONOTONIC).
+    pub fn journey(&mut self, draft: Draft, read: u64) -> Journey {
         self.last += 1;
         let dropped = draft.outcome.result.is_bad();
         let mut builder = Builder { stages: Vec::new(), first: draft.time };
@@ -42,7 +47,15 @@ impl Attributor {
                 DraftStage::Table(_) => {
                     let tables = same_gap(&draft.stages[at..]);
                     at += tables.len() - 1;
-                    let judged = table::judge(&tables, draft.flow, draft.direction, &mut self.mappings);
+                    let mut account = traced::Account {
+                        passages: &mut self.passages,
+                        looks: draft.looks,
+                        netns,
+                        since: time,
+                        read,
+                    };
+                    let judged =
+                        table::judge(&tables, draft.flow, draft.direction, &mut self.mappings, &mut account);
                     if judged.dropped_elsewhere {
                         notes.push(
                             "dropped by another function at this hook, behind the tables shown".to_owned(),

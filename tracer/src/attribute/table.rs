@@ -1,12 +1,14 @@
 //! One gap between two probes: which of its tables judged, and how.
 
-use super::mapping::Mappings;
+use tracer_common::records::{HITS_OVERWRITTEN, HITS_STALE};
+
+use super::{
+    mapping::{MappingKey, Mappings},
+    traced::{Account, Told},
+};
 use crate::{
     correlate::DraftTable,
-    model::{
-        Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, RulesSource, TableFamily, Tuple,
-        Verdict,
-    },
+    model::{Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, TableFamily, Tuple, Verdict},
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
@@ -30,7 +32,9 @@ pub(super) fn judge(
     flow: Option<u64>,
     direction: Option<Direction>,
     mappings: &mut Mappings,
+    account: &mut Account<'_>,
 ) -> Judged {
+    let netns = account.netns;
     let mut judged = Judged::default();
     let Some(first) = tables.first() else { return judged };
     let mut before = first.before;
@@ -38,28 +42,25 @@ pub(super) fn judge(
         let judge = &table.gap.judges[table.judge];
         let rest = &tables[number + 1..];
         let stage = if judge.nat && (table.confirmed || judge.table.is_none()) {
-            follow_mapping(table, judge, before, flow, direction, mappings)
+            follow_mapping(table, judge, before, flow.map(|flow| (flow, netns)), direction, mappings)
         } else if judge.nat && !table.tracked {
             // The NAT engine leaves packets alone that connection tracking does not know.
             None
         } else {
             judge.table.as_ref().map(|(index, base)| {
-                let walk = walk(table, judge, index, *base, rest);
-                decided(table, judge, index, *base, &walk, before, rest)
+                let known = judge.texts.get().map_or(&**index, |texts| texts.refined(index));
+                let walk = walk(table, judge, known, *base, before, rest, account.read);
+                let told = account.complete(table, index, *base, before, !rest.is_empty(), walk);
+                decided(table, judge, index, *base, &told, before, rest)
             })
         };
         let Some(stage) = stage else { continue };
         if let (Some(flow), Some(kind), Some(rule)) = (flow, stage.nat, stage.rules.last())
             && stage.decided_by == Some(DecidedBy::Rule)
         {
-            mappings.learn(
-                flow,
-                stage.before.destination != stage.after.destination
-                    || stage.before.destination_port != stage.after.destination_port,
-                kind,
-                rule,
-                stage.backend,
-            );
+            let of_destination = stage.before.destination != stage.after.destination
+                || stage.before.destination_port != stage.after.destination_port;
+            mappings.learn(MappingKey { flow, netns, of_destination }, kind, rule, stage.backend);
         }
         before = stage.after;
         let died =
@@ -75,12 +76,26 @@ pub(super) fn judge(
 }
 
 /// The walk through one table, given what became of the packet in the gap.
-fn walk(table: &DraftTable, judge: &Judge, index: &TableIndex, base: ChainRef, rest: &[&DraftTable]) -> Walk {
-    let none = Vec::new();
+fn walk(
+    table: &DraftTable,
+    judge: &Judge,
+    index: &TableIndex,
+    base: ChainRef,
+    before: Tuple,
+    rest: &[&DraftTable],
+    read: u64,
+) -> Walk {
     let (hits, flags) = match (&table.hits, judge.reading) {
-        (Some(event), _) => (&event.hits, event.flags),
-        (None, _) => (&none, tracer_common::records::HITS_OVERWRITTEN),
+        (Some(event), _) => (&*event.hits, event.flags),
+        (None, _) => (&[][..], HITS_OVERWRITTEN),
     };
+    // The kernel side compares an address, where memory that was freed may hold other rules by now.
+    let sure = index.backend != Backend::IptablesLegacy || judge.texts.stood_at(read);
+    let flags = if sure { flags } else { flags | HITS_STALE };
+    let last_nat = judge.nat && rest.iter().all(|other| !other.gap.judges[other.judge].nat);
+    if table.fate == Fate::Passed && last_nat && before != table.after {
+        return solve(index, base, hits, flags, Fate::Translated);
+    }
     if table.fate != Fate::Dropped {
         return solve(index, base, hits, flags, table.fate);
     }
@@ -100,10 +115,11 @@ fn decided(
     judge: &Judge,
     index: &TableIndex,
     base: ChainRef,
-    walk: &Walk,
+    told: &Told,
     before: Tuple,
     rest: &[&DraftTable],
 ) -> NetfilterStage {
+    let walk = &told.walk;
     let without = Texts::default();
     let texts = judge.texts.get().unwrap_or(&without);
     let rules = if judge.reading.is_some() { matched_rules(index, walk, texts) } else { Vec::new() };
@@ -120,7 +136,10 @@ fn decided(
     } else if table.hits.is_none() {
         Some("no counter reading of this table arrived".to_owned())
     } else {
-        walk.inexact.as_ref().map(ToString::to_string)
+        walk.inexact.as_ref().map(|why| match told.alike {
+            true => format!("{why}; and packets that look alike were traced in different ways"),
+            false => why.to_string(),
+        })
     };
     NetfilterStage {
         hook: table.hook,
@@ -132,7 +151,7 @@ fn decided(
         verdict: walk.verdict.or((table.fate == Fate::Passed).then_some(Verdict::Accept)),
         decided_by: walk.decided_by(),
         rules,
-        rules_source: judge.reading.map(|_| RulesSource::Counters),
+        rules_source: judge.reading.map(|_| told.source),
         exact,
         inexact_because,
         nat: if mine { by_rule.or_else(|| kind_of_change(before, after)) } else { None },
@@ -147,7 +166,7 @@ fn follow_mapping(
     table: &DraftTable,
     judge: &Judge,
     before: Tuple,
-    flow: Option<u64>,
+    flow: Option<(u64, u32)>,
     direction: Option<Direction>,
     mappings: &Mappings,
 ) -> Option<NetfilterStage> {
@@ -156,7 +175,7 @@ fn follow_mapping(
     let forward = direction != Some(Direction::Reply);
     // A reply's destination is rewritten back by the rule that rewrote the source.
     let of_destination = (change == NatKind::Dnat) == forward;
-    let known = flow.and_then(|flow| mappings.find(flow, of_destination));
+    let known = flow.and_then(|(flow, netns)| mappings.find(MappingKey { flow, netns, of_destination }));
     let index = judge.table.as_ref().map(|(index, _)| index);
     let family = match table.family {
         Family::Ipv4 => TableFamily::Ip,

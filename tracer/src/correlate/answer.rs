@@ -3,7 +3,7 @@
 use super::{Correlator, open::Open};
 use crate::{
     decode::{SightEvent, SightKind},
-    model::{Hook, Protocol},
+    model::{Hook, Protocol, Tuple},
 };
 
 /// TCP RST flag.
@@ -53,6 +53,23 @@ impl Open {
         };
         self.answer = self.answer.or(name);
     }
+
+    /// `error` was sent from the CPU on which this packet is dropped now. Where it quotes the packet and came after the
+    /// packet was seen last, it is the answer, though the packet itself was last seen on another CPU: the timer that
+    /// gives up on a neighbour runs anywhere (`neigh_invalidate`, net/core/neighbour.c, 6.18).
+    pub(super) fn answered_by(&mut self, error: Option<&SentError>) {
+        if let Some(error) = error
+            && error.time >= self.time
+            && self.quotable().contains(&Some(error.about))
+        {
+            self.answer = self.answer.or(Some(error.name));
+        }
+    }
+
+    /// How an answer may quote it: as it is now, and as it came.
+    fn quotable(&self) -> [Option<Tuple>; 2] {
+        [self.tuple, self.first.as_ref().and_then(|first| first.tuple)]
+    }
 }
 
 impl Correlator {
@@ -60,25 +77,44 @@ impl Correlator {
     /// the other way, or an ICMP error that quotes it. (REJECT's resets and ICMPv6 errors have no tracepoint.)
     pub(super) fn answer_to_another(&mut self, sight: &SightEvent) {
         let SightKind::Netfilter { hook: Hook::Output, .. } = sight.kind else { return };
-        let Some(other) =
-            self.last_on_cpu.get(&sight.raw.head.cpu).and_then(|other| self.open.get_mut(other))
-        else {
-            return;
-        };
-        let Some(tuple) = sight.tuple else { return };
-        let about = [other.tuple, other.first.as_ref().and_then(|first| first.tuple)];
+        let cpu = sight.raw.head.cpu;
+        let sent = SentError::of(sight);
+        let other = self.last_on_cpu.get(&cpu).and_then(|other| self.open.get_mut(other));
+        if let Some(other) = other {
+            let about = other.quotable();
+            let is_reset = sight.protocol == Protocol::TCP && sight.raw.tcp_flags & RESET != 0;
+            if is_reset && sight.tuple.is_some_and(|tuple| about.contains(&Some(tuple.inverse()))) {
+                other.answer = other.answer.or(Some("tcp-reset"));
+                return;
+            }
+            if let Some(error) = sent.as_ref().filter(|error| about.contains(&Some(error.about))) {
+                other.answer = other.answer.or(Some(error.name));
+                return;
+            }
+        }
+        if let Some(error) = sent {
+            self.errors_on_cpu.insert(cpu, error);
+        }
+    }
+}
+
+/// An ICMP error that this host sent.
+pub(super) struct SentError {
+    /// The packet it quotes.
+    about: Tuple,
+    name: &'static str,
+    /// On the events' clock.
+    time: u64,
+}
+
+impl SentError {
+    fn of(sight: &SightEvent) -> Option<Self> {
+        let (kind, code) = (sight.raw.icmp_type, sight.raw.icmp_code);
         let name = match sight.protocol {
-            Protocol::TCP if sight.raw.tcp_flags & RESET != 0 => {
-                about.contains(&Some(tuple.inverse())).then_some("tcp-reset")
-            }
-            Protocol::ICMP if sight.quoted().is_some() && about.contains(&sight.quoted()) => {
-                icmp_name(sight.raw.icmp_type, sight.raw.icmp_code)
-            }
-            Protocol::ICMP6 if sight.quoted().is_some() && about.contains(&sight.quoted()) => {
-                icmp6_name(sight.raw.icmp_type, sight.raw.icmp_code)
-            }
+            Protocol::ICMP => icmp_name(kind, code),
+            Protocol::ICMP6 => icmp6_name(kind, code),
             _ => None,
-        };
-        other.answer = other.answer.or(name);
+        }?;
+        Some(Self { about: sight.quoted()?, name, time: sight.raw.head.time })
     }
 }

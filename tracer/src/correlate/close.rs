@@ -17,8 +17,13 @@ use super::DraftStage;
 const TAKEN_BY_TCP: [&str; 2] = ["TCP_RESET", "TCP_FLAGS"];
 /// Reasons that are no drop (`skb_drop_reason` in include/net/dropreason-core.h).
 const NOT_DROPPED: [&str; 2] = ["SKB_CONSUMED", "SKB_NOT_DROPPED_YET"];
+/// Where an echo reply ends that no ping socket waits for (net/ipv4/icmp.c, ping.c, net/ipv6/icmp.c). Raw sockets, such
+/// as root's ping has, were given copies before.
+const ENDS_OF_ICMP: [&str; 3] = ["ping_rcv", "icmp_rcv", "icmpv6_rcv"];
 /// What the kernel says where it has not been taught a reason.
 const NO_REASON: &str = "NOT_SPECIFIED";
+/// TCP FIN flag.
+const FIN: u8 = 0x01;
 /// What is left in a socket's queue when it is closed (`skb_queue_purge_reason`): received, never read.
 const LEFT_UNREAD: &str = "QUEUE_PURGE";
 
@@ -29,15 +34,26 @@ impl Open {
             return self.consumed(sight, location, names);
         }
         let location = names.function(location);
-        let reached_socket = self.last_hook() == Some(Hook::Input) && self.gap.is_none();
+        let reached_socket =
+            self.last_hook() == Some(Hook::Input) && (self.gap.is_none() || self.socket.is_some());
         if reached_socket && reason.as_deref() == Some(LEFT_UNREAD) {
-            self.notes.push("the socket was closed before it was read".to_owned());
+            // A FIN has nothing to read in it.
+            if sight.raw.tcp_flags & FIN == 0 {
+                self.notes.push("the socket was closed before it was read".to_owned());
+            }
             self.end(OutcomeKind::Delivered, None).reason = reason;
             return;
         }
         if reached_socket && self.answer.is_none() && is_taken(reason.as_deref(), location.as_deref()) {
             let outcome = self.end(OutcomeKind::Delivered, None);
             outcome.reason = reason;
+            return;
+        }
+        let location_is_icmps = location.as_deref().is_some_and(|function| ENDS_OF_ICMP.contains(&function));
+        if location_is_icmps && reason.as_deref() == Some("NO_SOCKET") {
+            self.judged(Fate::Passed, None);
+            self.notes.push("an echo reply; raw sockets take copies of those, which are not seen".to_owned());
+            self.end(OutcomeKind::Delivered, None).reason = reason;
             return;
         }
         let died_in_gap = self.gap.is_some();
@@ -55,6 +71,7 @@ impl Open {
     }
 
     pub(super) fn consumed(&mut self, _sight: &SightEvent, location: u64, names: &Names) {
+        self.leave_open_gap();
         if self.gap.is_some() {
             // Freed, not dropped, inside a hook: a fragment that was put together, a packet that somebody took.
             self.judged(Fate::Unknown, None);
@@ -75,25 +92,52 @@ impl Open {
         }
     }
 
+    /// A packet that is freed without being dropped, or taken by a socket, was let pass.
+    fn leave_open_gap(&mut self) {
+        if self.gap.as_ref().is_some_and(|inside| inside.gap.is_open()) {
+            self.judged(Fate::Passed, None);
+        }
+    }
+
     /// It turned up in a namespace that is not traced, or its driver is done with it.
     pub(super) fn left(&mut self) {
         let device = self.last_device_out();
         self.end(OutcomeKind::Forwarded, None).device = device;
     }
 
-    /// Nothing more was seen of it for as long as [`Waiting`] allows.
-    pub(super) fn timed_out(&mut self) {
+    /// Nothing more was seen of it for as long as [`Waiting`] allows; `unseen`: events were lost meanwhile, and silence
+    /// says nothing.
+    pub(super) fn timed_out(&mut self, unseen: bool) {
+        if self.waiting != Waiting::Travel && !unseen {
+            self.leave_open_gap();
+        }
         match self.waiting {
+            Waiting::Delivery | Waiting::SocketVerdict | Waiting::Departure if unseen => {
+                self.notes.push("events were lost: how it ended was not seen".to_owned());
+                let stage = self.last_stage();
+                self.end(OutcomeKind::Incomplete, stage);
+            }
             Waiting::Delivery | Waiting::SocketVerdict => {
                 self.end(OutcomeKind::Delivered, None);
             }
             Waiting::Departure => self.left(),
+            Waiting::Reassembly => {
+                self.judged(Fate::Unknown, None);
+                let stage = self.last_stage();
+                let location = self.freed_by.take();
+                self.end(OutcomeKind::Incomplete, stage).location = location;
+            }
             Waiting::Travel => {
                 self.judged(Fate::Unknown, None);
                 let stage = self.last_stage();
                 self.end(OutcomeKind::Incomplete, stage);
             }
         }
+    }
+
+    /// Whether it neither arrived nor left.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.arrived() && self.last_device_out().is_none()
     }
 
     fn arrived(&self) -> bool {

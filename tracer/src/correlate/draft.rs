@@ -6,7 +6,7 @@ use tracer_common::{records::SIGHT_UNREADABLE, tuple as raw};
 
 use super::{flows::Flows, open::Open};
 use crate::{
-    decode::{self, HitsEvent, SightEvent},
+    decode::{self, Fragment, HitsEvent, SightEvent},
     model::{
         Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, Protocol,
         RouteStage, Tuple,
@@ -49,6 +49,28 @@ pub struct TimedStage {
     pub netns: u32,
 }
 
+/// What stays the same in a packet on its way, whatever is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looks {
+    pub family: Family,
+    pub protocol: Protocol,
+    /// IPv4 only.
+    pub ip_id: Option<u16>,
+    /// TCP only.
+    pub tcp_flags: Option<u8>,
+}
+
+impl Looks {
+    fn of(sight: &SightEvent) -> Self {
+        Self {
+            family: sight.family,
+            protocol: sight.protocol,
+            ip_id: (sight.family == Family::Ipv4).then_some(sight.raw.ip_id),
+            tcp_flags: (sight.protocol == Protocol::TCP).then_some(sight.raw.tcp_flags),
+        }
+    }
+}
+
 /// A finished journey.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -57,6 +79,7 @@ pub struct Draft {
     /// First sight, nanoseconds of CLOCK_MONOTONIC.
     pub time: u64,
     pub packet: Packet,
+    pub looks: Looks,
     pub stages: Vec<TimedStage>,
     pub conntrack: Option<Conntrack>,
     pub outcome: Outcome,
@@ -80,10 +103,7 @@ impl Open {
         let tuple = first.tuple?;
         let conntrack = self.conntrack_of_packet();
         let tracked = conntrack.as_ref().is_some_and(|c| c.original.is_some());
-        let flow = match (&self.tuples, tracked) {
-            (Some(tuples), true) => Some(flows.number(self.conntrack, &tuples.original, self.conntrack_zone)),
-            _ => None,
-        };
+        let flow = if tracked { flows.number(&self.connections) } else { None };
         let direction = match self.conntrack_info {
             Some(info) if tracked => {
                 Some(if is_reply(info) { Direction::Reply } else { Direction::Original })
@@ -93,12 +113,14 @@ impl Open {
         if first.raw.flags & SIGHT_UNREADABLE != 0 {
             self.notes.push("a part of the packet could not be read".to_owned());
         }
+        self.note_copies();
         let last_stage = self.last_stage();
         Some(Draft {
             flow,
             direction,
             time: first.raw.head.time,
             packet: packet(&first, tuple),
+            looks: Looks::of(&first),
             stages: self.stages,
             conntrack,
             outcome: self.outcome.unwrap_or(Outcome {
@@ -132,7 +154,7 @@ impl Open {
             _ => CtState::New,
         };
         let tuple = |choose: fn(&decode::TuplesEvent) -> &raw::Tuple| {
-            self.tuples.as_ref().and_then(|tuples| decode::tuple(choose(tuples)))
+            self.connections.last().and_then(|tuples| decode::tuple(choose(tuples)))
         };
         Some(Conntrack {
             state,
@@ -151,14 +173,15 @@ fn is_reply(info: u8) -> bool {
 
 fn packet(sight: &SightEvent, tuple: Tuple) -> Packet {
     let raw = &sight.raw;
+    let looks = Looks::of(sight);
     let is_icmp = matches!(sight.protocol, Protocol::ICMP | Protocol::ICMP6);
     Packet {
         family: sight.family,
         protocol: sight.protocol,
         tuple,
         length: raw.length,
-        tcp_flags: (sight.protocol == Protocol::TCP).then(|| tcp_flags(raw.tcp_flags)),
-        ip_id: (sight.family == Family::Ipv4).then_some(raw.ip_id),
+        tcp_flags: looks.tcp_flags.map(tcp_flags),
+        ip_id: looks.ip_id,
         icmp_type: is_icmp.then_some(raw.icmp_type),
         icmp_code: is_icmp.then_some(raw.icmp_code),
         ttl: raw.ttl,
@@ -182,12 +205,13 @@ fn tcp_flags(byte: u8) -> String {
     FLAGS.iter().filter(|(bit, _)| byte & bit != 0).map(|(_, letter)| letter).collect()
 }
 
-/// IPv4: offset in units of 8 bytes in the low 13 bits, MF above; IPv6: offset in the high 13 bits, M lowest.
+/// IPv4: offset in units of 8 bytes in the low 13 bits; IPv6: offset in the high 13 bits.
 fn fragment(sight: &SightEvent) -> Option<String> {
     let field = sight.raw.fragment;
     let (offset, more) = match sight.family {
         Family::Ipv4 => ((field & 0x1fff) * 8, field & 0x2000 != 0),
         Family::Ipv6 => (field & 0xfff8, field & 1 != 0),
     };
-    (offset != 0 || more).then(|| format!("offset {offset}{}", if more { ", more follow" } else { ", last" }))
+    (sight.fragment() != Fragment::Whole)
+        .then(|| format!("offset {offset}{}", if more { ", more follow" } else { ", last" }))
 }

@@ -3,8 +3,10 @@
 
 mod answer;
 mod close;
+mod copies;
 mod draft;
 mod flows;
+mod fragments;
 mod names;
 mod netfilter;
 mod open;
@@ -15,11 +17,14 @@ mod tests;
 
 use std::collections::HashMap;
 
-pub use draft::{Draft, DraftStage, DraftTable, TimedStage};
+pub use draft::{Draft, DraftStage, DraftTable, Looks, TimedStage};
 pub use names::Names;
 
 use self::{
+    answer::SentError,
+    copies::Copies,
     flows::Flows,
+    fragments::Datagrams,
     open::{Open, Waiting},
 };
 use crate::{
@@ -29,7 +34,7 @@ use crate::{
 };
 use tracer_common::{
     filter::Filter,
-    records::{SIGHT_FIRST, SIGHT_LATE, SIGHT_TENTATIVE},
+    records::{SIGHT_COPY, SIGHT_FIRST, SIGHT_GAP, SIGHT_LATE, SIGHT_TENTATIVE},
 };
 
 /// A followed packet that the kernel side need not follow any longer.
@@ -55,8 +60,14 @@ pub struct Correlator {
     names: Names,
     open: HashMap<u64, Open>,
     flows: Flows,
+    datagrams: Datagrams,
+    copies: Copies,
+    /// When events were lost last: from, to.
+    loss: Option<(u64, u64)>,
     /// The journey last seen on each CPU: what the kernel sends from there next may be its answer.
     last_on_cpu: HashMap<u32, u64>,
+    /// The ICMP error last sent from each CPU, of which it is not known yet what it is about.
+    errors_on_cpu: HashMap<u32, SentError>,
 }
 
 impl Correlator {
@@ -68,7 +79,11 @@ impl Correlator {
             names,
             open: HashMap::new(),
             flows: Flows::default(),
+            datagrams: Datagrams::default(),
+            copies: Copies::default(),
+            loss: None,
             last_on_cpu: HashMap::new(),
+            errors_on_cpu: HashMap::new(),
         }
     }
 
@@ -82,7 +97,7 @@ impl Correlator {
                 // This record comes before the first sight of its journey.
                 let open = self.open.entry(journey).or_insert_with(|| Open::waiting_since(tuples.time));
                 open.matched |= matched;
-                open.tuples = Some(tuples);
+                open.connection(tuples);
             }
             Event::Hits(hits) => self.with(journey, |open| open.hits.push(hits)),
             Event::Route(route) => self.with(journey, |open| open.routes.push(route)),
@@ -90,6 +105,9 @@ impl Correlator {
             Event::Socket(socket) => self.with(journey, |open| {
                 if open.waiting == Waiting::Delivery {
                     open.wait(Waiting::SocketVerdict, socket.time);
+                }
+                if !open.sockets.contains(&socket.sock) {
+                    open.sockets.push(socket.sock);
                 }
                 open.socket.get_or_insert(socket);
             }),
@@ -104,51 +122,47 @@ impl Correlator {
     }
 
     fn sight(&mut self, journey: u64, sight: &SightEvent, output: &mut Output) {
-        let is_first = sight.raw.flags & SIGHT_FIRST != 0;
-        if is_first {
+        if sight.raw.flags & SIGHT_COPY != 0 {
+            return self.copied(journey, sight);
+        }
+        let ends = matches!(sight.kind, SightKind::Drop { .. } | SightKind::Consume { .. } | SightKind::Left);
+        if sight.raw.flags & SIGHT_FIRST != 0 {
             self.answer_to_another(sight);
-        } else if self.open.get(&journey).is_none_or(|open| open.first.is_none()) {
-            if matches!(sight.kind, SightKind::Drop { .. } | SightKind::Consume { .. } | SightKind::Left) {
+            self.note_copy(journey, sight);
+            self.note_fragment(journey, sight);
+        } else if self.open.get(&journey).is_none_or(|open| open.first.is_none() || open.absorbed) {
+            let absorbed = self.open.get(&journey).is_some_and(|open| open.absorbed);
+            if ends {
                 // The end of a journey that was closed before, as delivered say.
                 self.open.remove(&journey);
+            }
+            if ends || absorbed {
                 return;
             }
             let open = self.open.entry(journey).or_default();
             open.notes.push("its beginning was not seen, or it had been given up".to_owned());
         }
         self.last_on_cpu.insert(sight.raw.head.cpu, journey);
+        self.put_together(journey, sight);
         let open = self.open.entry(journey).or_default();
-        open.see(sight, &self.filter);
-        let ended = match sight.kind {
-            SightKind::DeviceIn => {
-                open.device(sight, DeviceDirection::In);
-                false
-            }
-            SightKind::DeviceOut => {
-                open.leave_gap(sight);
-                open.device(sight, DeviceDirection::Out);
-                false
-            }
-            SightKind::Netfilter { family, hook, priority } => {
-                open.netfilter(sight, family, hook, priority, &self.view);
-                false
-            }
-            SightKind::Drop { reason, location } => {
-                open.dropped(sight, reason, location, &self.names);
-                true
-            }
-            SightKind::Consume { location } => {
-                open.consumed(sight, location, &self.names);
-                true
-            }
-            SightKind::Left => {
-                open.left();
-                true
-            }
-        };
-        if ended && let Some(open) = self.open.remove(&journey) {
-            self.close(open, output);
+        if matches!(sight.kind, SightKind::Drop { .. }) {
+            open.answered_by(self.errors_on_cpu.get(&sight.raw.head.cpu));
         }
+        open.see(sight, &self.filter);
+        if open.pass(sight, &self.view, &self.names)
+            && let Some(open) = self.open.remove(&journey)
+        {
+            self.close(journey, open, output);
+        }
+    }
+
+    /// Events were lost between these times: what came to no end meanwhile may have had one.
+    pub fn lost(&mut self, from: u64, to: u64) {
+        let from = match self.loss {
+            Some((earlier, until)) if until >= from => earlier,
+            _ => from,
+        };
+        self.loss = Some((from, to));
     }
 
     /// Closes what has waited long enough, `now` on the events' clock.
@@ -171,15 +185,18 @@ impl Correlator {
 
     fn give_up(&mut self, journey: u64, output: &mut Output) {
         let Some(mut open) = self.open.remove(&journey) else { return };
-        if let Some(skb) = open.skb() {
+        if let Some(skb) = open.skb {
             output.forget.push(Forget { skb, journey });
         }
-        open.timed_out();
-        self.close(open, output);
+        let unseen = self.loss.is_some_and(|(from, to)| open.time <= to && open.deadline >= from);
+        open.timed_out(unseen);
+        self.close(journey, open, output);
     }
 
-    fn close(&mut self, open: Open, output: &mut Output) {
+    fn close(&mut self, journey: u64, open: Open, output: &mut Output) {
+        self.forget_fragment(journey, &open);
         if open.matched
+            && !open.absorbed
             && let Some(draft) = open.into_draft(&mut self.flows)
         {
             output.closed.push(draft);
@@ -198,10 +215,44 @@ fn tuples_match(filter: &Filter, tuples: &TuplesEvent) -> bool {
 }
 
 impl Open {
+    /// What a sight means by its kind; true when the journey ended there.
+    fn pass(&mut self, sight: &SightEvent, view: &View, names: &Names) -> bool {
+        match sight.kind {
+            SightKind::DeviceIn => self.device(sight, DeviceDirection::In),
+            SightKind::DeviceOut => {
+                self.leave_gap(sight);
+                self.device(sight, DeviceDirection::Out);
+            }
+            SightKind::Netfilter { family, hook, priority } => {
+                self.netfilter(sight, family, hook, priority, view);
+            }
+            SightKind::Consume { location } if self.may_be_part(sight) => {
+                self.wait_for_others(sight, location, names);
+            }
+            SightKind::Drop { reason, location } => {
+                self.dropped(sight, reason, location, names);
+                return true;
+            }
+            SightKind::Consume { location } => {
+                self.consumed(sight, location, names);
+                return true;
+            }
+            SightKind::Left => {
+                self.left();
+                return true;
+            }
+        }
+        false
+    }
+
     /// Takes note of a sight, wherever it was.
     fn see(&mut self, sight: &SightEvent, filter: &Filter) {
         if sight.raw.flags & SIGHT_TENTATIVE == 0 || filter.matches(&sight.raw.tuple) {
             self.matched = true;
+        }
+        if sight.raw.flags & SIGHT_GAP != 0 && !self.has_gap {
+            self.has_gap = true;
+            self.notes.push("events were lost: its way is not shown in full".to_owned());
         }
         if self.first.is_none() {
             if sight.raw.flags & SIGHT_LATE != 0 {
@@ -225,6 +276,7 @@ impl Open {
                 self.conntrack = sight.raw.conntrack;
             }
         }
+        self.skb = Some(sight.raw.skb);
         self.time = sight.raw.head.time;
         self.wait(Waiting::Travel, sight.raw.head.time);
     }
@@ -236,6 +288,7 @@ impl Open {
         };
         let Some(device) = device else { return };
         self.hook = None;
+        self.note_fragmentation(sight, direction);
         if direction == DeviceDirection::Out {
             self.wait(Waiting::Departure, sight.raw.head.time);
         }

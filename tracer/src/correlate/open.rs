@@ -8,7 +8,10 @@ use crate::{
     plan::Gap,
 };
 
-use super::draft::{DraftStage, TimedStage};
+use super::{
+    draft::{DraftStage, TimedStage},
+    fragments::Datagram,
+};
 
 /// What a journey waits for, and how long (nanoseconds).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub(super) enum Waiting {
     SocketVerdict,
     /// It was handed to a device's driver.
     Departure,
+    /// A fragment that was freed: in the same breath its datagram is put together.
+    Reassembly,
 }
 
 impl Waiting {
@@ -31,7 +36,7 @@ impl Waiting {
             Self::Travel => 5_000 * MILLISECOND,
             Self::Delivery => 30 * MILLISECOND,
             Self::SocketVerdict => 3 * MILLISECOND,
-            Self::Departure => 50 * MILLISECOND,
+            Self::Departure | Self::Reassembly => 50 * MILLISECOND,
         }
     }
 }
@@ -63,7 +68,9 @@ pub(super) struct Open {
     pub(super) gap: Option<InGap>,
     pub(super) hits: Vec<HitsEvent>,
     pub(super) routes: Vec<RouteEvent>,
-    pub(super) tuples: Option<TuplesEvent>,
+    /// The connections it belonged to, one after the other: each namespace has its own, and a tunnel's is not that
+    /// of what it carries.
+    pub(super) connections: Vec<TuplesEvent>,
     pub(super) conntrack: u64,
     pub(super) conntrack_info: Option<u8>,
     pub(super) conntrack_mark: u32,
@@ -75,6 +82,20 @@ pub(super) struct Open {
     pub(super) socket: Option<SocketTaken>,
     /// Local port of the socket attached to the packet while INPUT judged it.
     pub(super) socket_port: Option<u16>,
+    /// Every `sock` that took it.
+    pub(super) sockets: Vec<u64>,
+    /// Devices that copies of it were handed to.
+    pub(super) copies: Vec<String>,
+    /// Of which datagram it is a fragment.
+    pub(super) datagram: Option<Datagram>,
+    /// A fragment whose way is told in the journey of its datagram.
+    pub(super) absorbed: bool,
+    /// Who freed it while [`Waiting::Reassembly`].
+    pub(super) freed_by: Option<String>,
+    /// Address of its `sk_buff` when it was seen last.
+    pub(super) skb: Option<u64>,
+    /// Sights of it were lost.
+    pub(super) has_gap: bool,
     pub(super) matched: bool,
     pub(super) notes: Vec<String>,
     pub(super) outcome: Option<Outcome>,
@@ -95,8 +116,12 @@ impl Open {
         self.deadline = now.saturating_add(waiting.nanoseconds());
     }
 
-    pub(super) fn skb(&self) -> Option<u64> {
-        self.first.as_ref().map(|first| first.raw.skb)
+    /// What is known of a connection, the last if it has not been seen before.
+    pub(super) fn connection(&mut self, tuples: TuplesEvent) {
+        match self.connections.last_mut() {
+            Some(last) if last.conntrack == tuples.conntrack => *last = tuples,
+            _ => self.connections.push(tuples),
+        }
     }
 
     pub(super) fn push(&mut self, stage: DraftStage) {

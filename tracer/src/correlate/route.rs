@@ -31,7 +31,9 @@ impl Open {
         let stage = RouteStage {
             table: found.map(|lookup| table(lookup, route_type, &lookups)),
             destination,
-            device: sight.route_device().or_else(|| found.and_then(|lookup| lookup.device.clone())),
+            device: sight
+                .route_device()
+                .or_else(|| found.and_then(|lookup| lookup.device.map(|name| name.to_string()))),
             gateway: sight.route_gateway().or_else(|| found.and_then(|lookup| lookup.gateway)),
             error: None,
             route_type: route_type.and_then(type_name).map(str::to_owned),

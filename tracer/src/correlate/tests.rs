@@ -1,6 +1,8 @@
 //! Journeys from hand-built events.
 
 mod build;
+mod flows;
+mod parts;
 
 use tracer_common::tuple::Tuple;
 
@@ -8,7 +10,7 @@ use self::build::*;
 use super::{DraftStage, Forget};
 use crate::{
     decode::{self, AnswerEvent, Event, SightEvent, SightKind, SocketTaken},
-    model::{CtState, Direction, Hook, OutcomeKind},
+    model::{CtState, Hook, OutcomeKind},
     rules::path::Fate,
 };
 
@@ -134,7 +136,7 @@ fn a_packet_freed_behind_input_was_delivered() {
 fn a_socket_that_took_it_has_three_milliseconds_to_refuse() {
     let mut trace = Trace::new();
     trace.reach_input_end(1);
-    let taken = |time| SocketTaken { journey: 1, time, tuple: tcp(PUBLISHED, CLIENT) };
+    let taken = |time| SocketTaken { journey: 1, time, sock: 1, tuple: tcp(PUBLISHED, CLIENT) };
     trace.event(Event::Socket(taken(trace.time)));
     trace.wait(3 * MILLISECOND - 1);
     assert!(trace.output.closed.is_empty());
@@ -179,6 +181,15 @@ fn tcp_frees_a_segment_that_did_its_work_as_a_drop() {
         trace.see(1, dropped(TCP_RESET, location, tuple));
         assert_eq!(trace.only().outcome.result, result);
     }
+}
+
+#[test]
+fn an_echo_reply_that_only_raw_sockets_want_arrives() {
+    let mut trace = Trace::new();
+    trace.reach_input_end(1);
+    trace.see(1, dropped(NO_SOCKET, IN_PING, tcp(CLIENT, PUBLISHED)));
+    let outcome = &trace.only().outcome;
+    assert_eq!((outcome.result, outcome.reason.as_deref()), (OutcomeKind::Delivered, Some("NO_SOCKET")));
 }
 
 #[test]
@@ -236,6 +247,33 @@ fn the_icmp_error_that_a_rule_sends_is_found_by_its_quotation() {
 }
 
 #[test]
+fn the_icmp_error_of_a_timer_on_another_cpu_is_found() {
+    let tuple = tcp(CLIENT, INNER);
+    let error_about = |quoted| {
+        let mut error =
+            before(Hook::Output, -1, Tuple { protocol: 1, ..tcp((PUBLISHED.0, 0), (CLIENT.0, 0)) });
+        (error.raw.icmp_type, error.raw.icmp_code, error.raw.quoted) = (3, 1, quoted);
+        first(error)
+    };
+    let answer = |about, sent_on, dropped_on| {
+        let mut trace = Trace::new();
+        trace.see(1, on_cpu(came_in(tuple), 1));
+        trace.see(2, on_cpu(error_about(about), sent_on));
+        trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), dropped_on));
+        trace.only().outcome.answer.clone()
+    };
+    assert_eq!(answer(tuple, 2, 2).as_deref(), Some("icmp-host-unreachable"));
+    assert_eq!(answer(tuple, 2, 3), None, "sent from one CPU, dropped on another");
+    assert_eq!(answer(tcp(CLIENT, PUBLISHED), 2, 2), None, "about another packet");
+
+    let mut trace = Trace::new();
+    trace.see(2, on_cpu(error_about(tuple), 2));
+    trace.see(1, on_cpu(came_in(tuple), 1));
+    trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), 2));
+    assert_eq!(trace.only().outcome.answer, None, "sent before the packet came");
+}
+
+#[test]
 fn a_reused_buffer_is_another_journey() {
     let mut trace = Trace::new();
     let old = tcp(CLIENT, PUBLISHED);
@@ -277,28 +315,6 @@ fn a_tentative_journey_matches_by_its_connection() {
         assert_eq!(trace.output.closed.len(), shown, "port {port}");
         assert_eq!(trace.output.forget.len(), 1, "given up, shown or not");
     }
-}
-
-#[test]
-fn replies_share_the_flow_and_a_reused_entry_does_not() {
-    let mut trace = Trace::new();
-    let outside = tcp(CLIENT, PUBLISHED);
-    let reply = tcp(INNER, CLIENT);
-    let other = tcp((CLIENT.0, 40_001), PUBLISHED);
-    for (journey, packet, original, info) in
-        [(1, outside, outside, NEW), (2, reply, outside, ESTABLISHED_REPLY), (3, other, other, NEW)]
-    {
-        trace.connection(journey, CONNTRACK, original, reply);
-        trace.see(journey, tracked(came_in(packet), CONNTRACK, info));
-        trace.see(journey, consumed(packet));
-    }
-    let [first, second, third] = trace.output.closed.as_slice() else { panic!("three journeys") };
-    assert!(first.flow.is_some());
-    assert_eq!(first.flow, second.flow);
-    assert_ne!(first.flow, third.flow);
-    assert_eq!(first.direction, Some(Direction::Original));
-    assert_eq!(second.direction, Some(Direction::Reply));
-    assert_eq!(second.conntrack.as_ref().map(|conntrack| conntrack.state), Some(CtState::Established));
 }
 
 #[test]

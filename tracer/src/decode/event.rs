@@ -1,6 +1,10 @@
 //! Events: records with their fields in the types of the model.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Deref,
+};
 
 use tracer_common::{
     records::{
@@ -13,10 +17,14 @@ use tracer_common::{
 use super::DecodeError;
 use crate::model::{Family, Hook, Protocol, Tuple};
 
-/// What the kernel side saw.
+/// What the kernel side saw. Holds nothing on the heap: decoding allocates nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nine of ten events are sights, and a box would be an allocation each"
+)]
 pub enum Event {
-    Sight(Box<SightEvent>),
+    Sight(SightEvent),
     Tuples(TuplesEvent),
     Hits(HitsEvent),
     Route(RouteEvent),
@@ -60,6 +68,17 @@ pub enum SightKind {
     Left,
 }
 
+/// What a fragment is of its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// No fragment.
+    Whole,
+    /// Has the transport header.
+    First,
+    /// Has no ports.
+    Later,
+}
+
 /// A packet, as seen at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SightEvent {
@@ -97,13 +116,33 @@ impl SightEvent {
             Kind::Consume => SightKind::Consume { location: raw.location },
             _ => SightKind::Left,
         };
-        Ok(Self {
+        let mut sight = Self {
             kind,
             tuple: tuple(&raw.tuple),
             protocol: Protocol(raw.tuple.protocol),
             family: if raw.tuple.family == IPV6 { Family::Ipv6 } else { Family::Ipv4 },
             raw,
-        })
+        };
+        if sight.fragment() == Fragment::Later
+            && let Some(tuple) = &mut sight.tuple
+        {
+            (tuple.source_port, tuple.destination_port) = (None, None);
+        }
+        Ok(sight)
+    }
+
+    /// Its place in the datagram it was cut from.
+    #[must_use]
+    pub fn fragment(&self) -> Fragment {
+        // struct iphdr.frag_off (include/net/ip.h: IP_OFFSET, IP_MF), struct frag_hdr (include/net/ipv6.h).
+        let (offset, more) = if self.family == Family::Ipv4 { (0x1fff, 0x2000) } else { (0xfff8, 0x0001) };
+        if self.raw.fragment & offset != 0 {
+            Fragment::Later
+        } else if self.raw.fragment & more != 0 {
+            Fragment::First
+        } else {
+            Fragment::Whole
+        }
     }
 
     /// Name of the device it came in by, where the place knows one.
@@ -143,12 +182,27 @@ impl SightEvent {
     }
 }
 
-fn device_name(ifindex: u32, name: &[u8; 16]) -> Option<String> {
-    if ifindex == 0 {
-        return None;
+/// Name of a device, as the kernel keeps it (`IFNAMSIZ`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceName([u8; 16]);
+
+impl DeviceName {
+    /// `None` for index 0, which is no device.
+    #[must_use]
+    pub fn new(ifindex: u32, name: [u8; 16]) -> Option<Self> {
+        (ifindex != 0).then_some(Self(name))
     }
-    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-    Some(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        f.write_str(&String::from_utf8_lossy(&self.0[..end]))
+    }
+}
+
+fn device_name(ifindex: u32, name: &[u8; 16]) -> Option<String> {
+    DeviceName::new(ifindex, *name).map(|name| name.to_string())
 }
 
 /// `AF_INET` and `AF_INET6` as the kernel stores them in a next hop.
@@ -217,21 +271,50 @@ pub struct HitsEvent {
     pub table: u32,
     /// `HITS_*`.
     pub flags: u32,
-    pub hits: Vec<Hit>,
+    pub hits: Hits,
 }
+
+/// Counters that moved, up to [`MAX_HITS`], in the order of their rules.
+#[derive(Clone, Copy)]
+pub struct Hits {
+    count: usize,
+    all: [Hit; MAX_HITS],
+}
+
+impl Hits {
+    /// `None` for a count that a record cannot hold.
+    fn new(count: u32, all: &[Hit; MAX_HITS]) -> Option<Self> {
+        let count = count as usize;
+        (count <= MAX_HITS).then_some(Self { count, all: *all })
+    }
+}
+
+impl Deref for Hits {
+    type Target = [Hit];
+
+    fn deref(&self) -> &[Hit] {
+        &self.all[..self.count]
+    }
+}
+
+impl fmt::Debug for Hits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for Hits {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Hits {}
 
 impl HitsEvent {
     pub(super) fn new(raw: &RuleHits) -> Result<Self, DecodeError> {
-        let count = raw.count as usize;
-        if count > MAX_HITS {
-            return Err(DecodeError::Value("count of rule hits"));
-        }
-        Ok(Self {
-            journey: raw.head.journey,
-            table: raw.table,
-            flags: raw.flags,
-            hits: raw.hits[..count].to_vec(),
-        })
+        let hits = Hits::new(raw.count, &raw.hits).ok_or(DecodeError::Value("count of rule hits"))?;
+        Ok(Self { journey: raw.head.journey, table: raw.table, flags: raw.flags, hits })
     }
 }
 
@@ -245,7 +328,7 @@ pub struct RouteEvent {
     pub error: i32,
     pub mark: u32,
     pub destination: IpAddr,
-    pub device: Option<String>,
+    pub device: Option<DeviceName>,
     pub gateway: Option<IpAddr>,
     /// `RTN_*`, `None` where the lookup does not say.
     pub route_type: Option<u8>,
@@ -263,7 +346,7 @@ impl RouteEvent {
             error: raw.error,
             mark: raw.mark,
             destination: address(raw.family, &raw.destination),
-            device: device_name(raw.ifindex, &raw.name),
+            device: DeviceName::new(raw.ifindex, raw.name),
             gateway: gateway(raw.gateway_family, &raw.gateway),
             route_type: (raw.route_type != 0).then_some(raw.route_type),
         })
@@ -297,12 +380,14 @@ impl AnswerEvent {
 pub struct SocketTaken {
     pub journey: u64,
     pub time: u64,
+    /// Address of the `sock`.
+    pub sock: u64,
     /// Local end as source, peer as destination.
     pub tuple: raw::Tuple,
 }
 
 impl SocketTaken {
     pub(super) fn new(raw: &SocketEvent) -> Self {
-        Self { journey: raw.head.journey, time: raw.head.time, tuple: raw.tuple }
+        Self { journey: raw.head.journey, time: raw.head.time, sock: raw.sock, tuple: raw.tuple }
     }
 }

@@ -3,7 +3,8 @@
 mod event;
 
 pub use event::{
-    AnswerEvent, Event, HitsEvent, RouteEvent, SightEvent, SightKind, SocketTaken, TuplesEvent, tuple,
+    AnswerEvent, DeviceName, Event, Fragment, Hits, HitsEvent, RouteEvent, SightEvent, SightKind,
+    SocketTaken, TuplesEvent, tuple,
 };
 
 use std::fmt;
@@ -72,7 +73,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     const { assert!(std::mem::offset_of!(Head, kind) == 0) };
     match kind {
         Kind::DeviceIn | Kind::DeviceOut | Kind::Netfilter | Kind::Drop | Kind::Consume | Kind::Left => {
-            SightEvent::new(kind, record(number, bytes)?).map(|sight| Event::Sight(Box::new(sight)))
+            SightEvent::new(kind, record(number, bytes)?).map(Event::Sight)
         }
         Kind::Conntrack => Ok(Event::Tuples(TuplesEvent::new(&record(number, bytes)?))),
         Kind::RuleHits => HitsEvent::new(&record(number, bytes)?).map(Event::Hits),

@@ -186,7 +186,7 @@ fn rule_hits_come_through_up_to_their_count() {
     record.hits[1] = Hit { rule: 8, packets: 1 };
     let Ok(Event::Hits(event)) = decoded(&record) else { panic!("hits") };
     assert_eq!((event.journey, event.flags, event.table), (77, 3, 4));
-    assert_eq!(event.hits, [Hit::default(), Hit { rule: 8, packets: 1 }]);
+    assert_eq!(*event.hits, [Hit::default(), Hit { rule: 8, packets: 1 }]);
 
     record.count = MAX_HITS as u32 + 1;
     assert_eq!(decoded(&record), Err(DecodeError::Value("count of rule hits")));

@@ -1,6 +1,6 @@
 //! The part of a journey that lies in one network namespace.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
     enrich::Network,
@@ -122,6 +122,16 @@ impl<'a> Leg<'a> {
     #[must_use]
     pub fn judge(&self) -> Option<&'a NetfilterStage> {
         self.netfilter().rev().find(|stage| matches!(stage.verdict, Some(Verdict::Drop | Verdict::Reject)))
+    }
+
+    /// Sent to a multicast group or a broadcast address.
+    #[must_use]
+    pub fn is_for_group(&self) -> bool {
+        let to = self.exit.destination;
+        let routed = |route: &RouteStage| {
+            route.destination == to && matches!(route.route_type.as_deref(), Some("broadcast" | "multicast"))
+        };
+        to.is_multicast() || to == IpAddr::V4(Ipv4Addr::BROADCAST) || self.routes().any(routed)
     }
 
     /// Whether `address` is one of this host's own; routing's word counts for more than the address list.

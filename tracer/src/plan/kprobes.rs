@@ -31,7 +31,7 @@ pub fn plan_functions(list: &HookList) -> HookPlan {
     let wanted = if gaps.is_empty() { default_priority(list.hook) } else { i32::MIN };
     gaps.push(GapPlan { priority: priority_of(wanted, &gaps), role: role::FOLLOW, functions: Vec::new() });
     assign_roles(list.hook, conntrack, &mut gaps);
-    HookPlan { gaps, conntrack }
+    HookPlan { gaps, conntrack, unbounded: Vec::new() }
 }
 
 /// What the programs are told about a planned hook: what a function is given (or [`END`], or [`BARE`]), and what to do.

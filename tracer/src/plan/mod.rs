@@ -8,5 +8,5 @@ mod view;
 
 pub use catalogue::{TRACEPOINTS, Tracepoint};
 pub use kprobes::{places, plan_functions};
-pub use places::{GapPlan, HookPlan, plan_hook};
+pub use places::{GapPlan, HookPlan, plan_hook, unbounded};
 pub use view::{Gap, Judge, ProbeKey, View};

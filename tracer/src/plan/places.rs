@@ -5,7 +5,7 @@ use tracer_common::settings::role;
 
 use crate::{
     kernel::hooks::{HookFunction, HookKind, HookList},
-    model::Hook,
+    model::{Family, Hook},
 };
 
 /// A probe, and what lies between it and the next.
@@ -24,6 +24,9 @@ pub struct HookPlan {
     pub gaps: Vec<GapPlan>,
     /// Priority of connection tracking here, when it is hooked.
     pub conntrack: Option<i32>,
+    /// Priorities of functions that have no probe before them, or none behind them: the kernel leaves the lowest and the
+    /// highest priority to itself (`bpf_nf_check_pf_and_hooks`, net/netfilter/nf_bpf_link.c).
+    pub unbounded: Vec<i32>,
 }
 
 /// Places probes at one hook; our own must not be in the list.
@@ -33,6 +36,7 @@ pub fn plan_hook(list: &HookList) -> HookPlan {
     let conntrack = conntrack(list);
     let mut gaps: Vec<GapPlan> = Vec::new();
     let mut previous: Option<i32> = None;
+    let mut unbounded = Vec::new();
     for function in &functions {
         if judges(function) {
             match free_before(function.priority, previous) {
@@ -43,25 +47,39 @@ pub fn plan_hook(list: &HookList) -> HookPlan {
                 _ => match gaps.last_mut() {
                     // More than the kernel side reads in one gap are shown without their rules.
                     Some(gap) => gap.functions.push((*function).clone()),
-                    None => {
-                        if let Some(priority) = free_below(function.priority, &functions) {
+                    None => match free_below(function.priority, &functions) {
+                        Some(priority) => {
                             let function = (*function).clone();
                             gaps.push(GapPlan { priority, role: role::FOLLOW, functions: vec![function] });
                         }
-                    }
+                        None => unbounded.push(function.priority),
+                    },
                 },
             }
         }
         previous = Some(function.priority);
     }
-    let after = functions
-        .iter()
-        .rev()
-        .find(|f| judges(f))
-        .map_or(default_priority(list.hook), |f| f.priority.saturating_add(1));
-    gaps.push(GapPlan { priority: free_from(after, &functions), role: role::FOLLOW, functions: Vec::new() });
+    let last_judge = functions.iter().rev().find(|f| judges(f)).map(|f| f.priority);
+    let after = last_judge.map_or(default_priority(list.hook), |priority| priority.saturating_add(1));
+    match (free_from(after, &functions), last_judge) {
+        (Some(priority), _) => gaps.push(GapPlan { priority, role: role::FOLLOW, functions: Vec::new() }),
+        (None, Some(priority)) => unbounded.push(priority),
+        (None, None) => {}
+    }
     assign_roles(list.hook, conntrack, &mut gaps);
-    HookPlan { gaps, conntrack }
+    HookPlan { gaps, conntrack, unbounded }
+}
+
+/// Says of each table that no two probes enclose that it is so.
+pub fn unbounded((list, plan): (&HookList, &HookPlan)) -> Vec<String> {
+    let family = if list.family == Family::Ipv4 { "IPv4" } else { "IPv6" };
+    let hook = list.hook.iptables_name();
+    let say = |priority: &i32| {
+        format!(
+            "what judges at priority {priority} of {family} {hook}: the kernel lets no probe stand beyond it, so its verdict is taken from what comes next"
+        )
+    };
+    plan.unbounded.iter().map(say).collect()
 }
 
 /// Priority of connection tracking at a hook.
@@ -101,13 +119,9 @@ fn free_below(priority: i32, functions: &[&HookFunction]) -> Option<i32> {
     None
 }
 
-/// The nearest free priority from one upwards.
-fn free_from(priority: i32, functions: &[&HookFunction]) -> i32 {
-    let mut candidate = priority;
-    while candidate < i32::MAX - 1 && functions.iter().any(|f| f.priority == candidate) {
-        candidate += 1;
-    }
-    candidate
+/// The nearest free priority from one upwards, if there is one below the highest.
+fn free_from(priority: i32, functions: &[&HookFunction]) -> Option<i32> {
+    (priority..i32::MAX).find(|candidate| functions.iter().all(|f| f.priority != *candidate))
 }
 
 /// Where the only probe stands when no table is hooked: behind what conntrack and NAT would do there.
@@ -126,6 +140,11 @@ pub(super) fn assign_roles(hook: Hook, conntrack: Option<i32>, gaps: &mut [GapPl
         && let Some(first) = gaps.first_mut()
     {
         first.role |= role::GATE;
+    }
+    if hook == Hook::Prerouting
+        && let Some(first) = gaps.first_mut()
+    {
+        first.role |= role::ENTRY;
     }
     if !matches!(hook, Hook::Output | Hook::Prerouting) {
         return;

@@ -27,12 +27,20 @@ pub struct Judge {
 /// A probe and what lies behind it.
 #[derive(Clone, Debug)]
 pub struct Gap {
-    /// Empty behind a hook's last probe.
+    /// Empty behind a hook's last probe, where one can stand behind the last table.
     pub judges: Vec<Judge>,
     /// Behind it the hook ends.
     pub last: bool,
     /// Connection tracking has seen the packet before this probe.
     pub after_conntrack: bool,
+}
+
+impl Gap {
+    /// No probe stands behind its tables: that they let the packet pass shows only in what comes next.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.last && !self.judges.is_empty()
+    }
 }
 
 /// Where a probe stands.

@@ -95,6 +95,12 @@ pub enum Effect {
     Jump(ChainRef),
     Goto(ChainRef),
     Return,
+    /// A verdict map of which it is known what it holds: one of these. Only in an index that was refined from the
+    /// texts (`rules::text`), since the kernel's structures of a set are not walked.
+    OneOf {
+        target: String,
+        effects: Vec<Effect>,
+    },
     /// A target or expression (verdict map, unknown module) that may do any of this.
     Unknown {
         target: String,

@@ -5,7 +5,7 @@ use std::{
     cell::RefCell,
     sync::{
         OnceLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
 
@@ -55,6 +55,7 @@ impl Runner for Keeper<'_> {
 pub struct LateTexts {
     printed: OnceLock<Printed>,
     state: AtomicU8,
+    seen: AtomicU64,
 }
 
 impl LateTexts {
@@ -64,11 +65,19 @@ impl LateTexts {
         let _ = self.printed.set(printed);
     }
 
-    /// The ruleset was seen unchanged just now.
-    pub fn still_true(&self) {
+    /// The ruleset was seen unchanged by a look that began at `since` (nanoseconds of CLOCK_MONOTONIC).
+    pub fn still_true(&self, since: u64) {
+        self.seen.fetch_max(since, Ordering::Relaxed);
         if self.printed.get().is_some() {
             let _ = self.state.compare_exchange(UNPROVEN, PROVEN, Ordering::Relaxed, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the ruleset was seen unchanged after `time` (nanoseconds of CLOCK_MONOTONIC), all of it: what the kernel
+    /// side compares for a table of iptables-legacy can come back with other rules.
+    #[must_use]
+    pub fn stood_at(&self, time: u64) -> bool {
+        self.seen.load(Ordering::Relaxed) > time
     }
 
     /// The ruleset has changed: texts not proven by now may be of either.

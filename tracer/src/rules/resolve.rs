@@ -36,7 +36,9 @@ fn action(table: &TableIndex, effect: &Effect, text: Option<&str>) -> Option<Str
         Effect::Return if table.backend == Backend::Nftables => Some("return".into()),
         Effect::Return => Some("RETURN".into()),
         Effect::Continue { target } => target.clone(),
-        Effect::Final { target, .. } | Effect::Unknown { target } => Some(statement(target, text).to_owned()),
+        Effect::Final { target, .. } | Effect::OneOf { target, .. } | Effect::Unknown { target } => {
+            Some(statement(target, text).to_owned())
+        }
     }
 }
 
@@ -57,6 +59,7 @@ fn statement<'a>(target: &'a str, text: Option<&str>) -> &'a str {
 pub fn nat_kind(table: &TableIndex, hook: Hook, walk: &Walk) -> Option<NatKind> {
     let Some(Decision::Rule(step)) = walk.decision else { return None };
     let (Effect::Final { target, .. }
+    | Effect::OneOf { target, .. }
     | Effect::Unknown { target }
     | Effect::Continue { target: Some(target) }) = &table.chains[step.chain.0].rules[step.rule].effect
     else {

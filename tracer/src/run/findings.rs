@@ -14,10 +14,11 @@ use crate::{
     attach::Kernel,
     diagnose::{Case, Delivery, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
-    model::{Journey, LocalSocket, Tuple},
+    kernel::in_netns,
+    model::{Journey, LocalSocket, StageKind, Tuple},
     rules::{
         late::{LateTexts, Printed},
-        text::Tool,
+        text::{Processes, Runner, Tool},
     },
 };
 
@@ -26,6 +27,8 @@ const KEEP_FINE: Duration = Duration::from_secs(1);
 const KEEP_BAD: Duration = Duration::from_millis(50);
 /// A socket that is not in the last list may be newer than it.
 const KEEP_MISSED: Duration = Duration::from_millis(10);
+/// A tool that takes longer is killed.
+const TOOL_DEADLINE: Duration = Duration::from_secs(2);
 /// Flows remembered; the oldest half is forgotten beyond.
 const MOST_FLOWS: usize = 100_000;
 /// Deliveries remembered; the oldest half is forgotten beyond.
@@ -45,6 +48,8 @@ pub(super) struct Findings {
     deliveries: Vec<Delivery>,
     /// Rulesets as diagnosis sees them, with the texts they were made of.
     rulesets: HashMap<u32, (Arc<LateTexts>, Arc<RulesetView>)>,
+    /// Whole listings by `nft`, and when they were made.
+    listings: HashMap<u32, (Instant, Option<Arc<RulesetView>>)>,
     held: Vec<Held>,
 }
 
@@ -55,6 +60,7 @@ impl Findings {
             flows: HashMap::new(),
             deliveries: Vec::new(),
             rulesets: HashMap::new(),
+            listings: HashMap::new(),
             held: Vec::new(),
         }
     }
@@ -174,7 +180,11 @@ impl Findings {
         let passed: BTreeSet<u32> = journey.stages.iter().map(|stage| stage.netns).collect();
         let surroundings: Vec<_> =
             passed.iter().filter_map(|netns| self.surroundings(scoped, *netns, age)).collect();
-        let rulesets: Vec<_> = passed.iter().filter_map(|netns| self.ruleset(kernel, *netns)).collect();
+        let mut rulesets: Vec<_> = passed.iter().filter_map(|netns| self.ruleset(kernel, *netns)).collect();
+        if let Some(netns) = refused_at_device(&journey) {
+            rulesets.retain(|view| view.netns != netns);
+            rulesets.extend(self.listing(scoped, netns));
+        }
         let flow = journey.flow.and_then(|number| self.flows.get(&number).copied());
         let recent = &self.deliveries;
         let case =
@@ -191,6 +201,25 @@ impl Findings {
         }
     }
 
+    /// The nft tables of a namespace with those that judge at devices. Those have no place at the hooks of IP, so their
+    /// changes are not followed: they are listed when a packet was refused there.
+    fn listing(&mut self, scoped: &Scoped, netns: u32) -> Option<Arc<RulesetView>> {
+        if let Some((made, view)) = self.listings.get(&netns)
+            && made.elapsed() < KEEP_FINE
+        {
+            return view.clone();
+        }
+        let runner = Processes { deadline: TOOL_DEADLINE };
+        let text = in_netns(&scoped.get(netns)?.path, || runner.run(Tool::Nft)).ok()?.ok();
+        let view = text.map(|text| {
+            let mut view = RulesetView::new(netns);
+            view.add_nft_list(&text);
+            Arc::new(view)
+        });
+        self.listings.insert(netns, (Instant::now(), view.clone()));
+        view
+    }
+
     fn ruleset(&mut self, kernel: &Kernel, netns: u32) -> Option<Arc<RulesetView>> {
         let namespace = kernel.namespaces().find(|namespace| namespace.inode() == netns)?;
         let texts = namespace.texts();
@@ -204,6 +233,13 @@ impl Findings {
         self.rulesets.insert(netns, (texts.clone(), view.clone()));
         Some(view)
     }
+}
+
+/// The namespace in which netfilter refused the packet at a device, where no hook of IP is.
+fn refused_at_device(journey: &Journey) -> Option<u32> {
+    let by_netfilter = journey.outcome.reason.as_deref() == Some("NETFILTER_DROP");
+    let last = journey.stages.last().filter(|_| by_netfilter)?;
+    matches!(last.kind, StageKind::Device(_)).then_some(last.netns)
 }
 
 /// The rulesets as diagnosis sees them.

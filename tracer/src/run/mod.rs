@@ -1,10 +1,13 @@
 //! Wires the stages together.
 
 mod doctor;
+mod ended;
 mod findings;
+mod kernel_trace;
 mod scope;
 mod setup;
 mod shown;
+mod signals;
 mod trace;
 
 use crate::{config::Command, error::Failure};

@@ -1,6 +1,6 @@
 //! From facts to a loaded kernel side.
 
-use std::{path::Path, thread, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
@@ -35,10 +35,11 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     if !geteuid().is_root() {
         return Err(Failure::NotRoot);
     }
-    for (asked, flag) in [(config.xdp, "--xdp"), (config.rules == RulesMode::Nftrace, "--rules nftrace")] {
-        if asked {
-            return Err(Failure::Other(anyhow::anyhow!("{flag} is not in this version: leave it out")));
-        }
+    if is_inside_user_namespace() {
+        return Err(Failure::OnlyRootInside);
+    }
+    if config.xdp {
+        return Err(Failure::Other(anyhow::anyhow!("--xdp is not in this version: leave it out")));
     }
     if !Path::new(BTF_DIRECTORY).join("vmlinux").exists() {
         return Err(Failure::NoBtf);
@@ -80,6 +81,12 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let names =
         Names::new(reasons, move |address| functions.function_at(address).map(|(name, _)| name.to_owned()));
     Ok(Loaded { kernel, names, absent })
+}
+
+/// Whether user ids here are mapped (user_namespaces(7)): only the first user namespace has all of them as they are.
+fn is_inside_user_namespace() -> bool {
+    let all = ["0", "0", "4294967295"];
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !map.split_whitespace().eq(all))
 }
 
 /// The mechanism that was asked for, or the best that this kernel knows.
@@ -132,11 +139,4 @@ pub(super) fn epoch() -> Result<Timestamp, Failure> {
     let monotonic = nix::time::clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading CLOCK_MONOTONIC")?;
     let since = SignedDuration::try_from(Duration::from(monotonic)).context("reading CLOCK_MONOTONIC")?;
     Ok(Timestamp::now().checked_sub(since).context("the wall clock is out of range")?)
-}
-
-/// CLOCK_MONOTONIC in nanoseconds.
-pub(super) fn monotonic() -> u64 {
-    nix::time::clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(Duration::from)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -1,5 +1,7 @@
 //! A live trace, from start to summary.
 
+mod notices;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
@@ -10,28 +12,31 @@ use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
+use self::notices::Loss;
 use super::{
+    ended::{Ended, Waiting},
     findings::Findings,
+    kernel_trace::KernelTrace,
     scope::Scoped,
     setup::{self, Loaded},
     shown,
+    signals::Signals,
 };
 use crate::{
     attach::{Kernel, Namespace},
     attribute::Attributor,
-    config::Config,
+    config::{Config, Format},
     correlate::{Correlator, Output},
     decode::decode,
     error::Failure,
-    model::{Journey, Line, Notice, NoticeLevel, OutcomeKind, Start},
+    kernel::monotonic,
+    model::{Journey, Line, NoticeLevel, OutcomeKind, Start},
     render::{Environment, Render, renderer},
     summary::{Events, Shown, Tally},
 };
-
 /// How often stalled journeys and the ruleset are looked at.
 const TICK: Duration = Duration::from_millis(10);
 /// How often namespaces are listed.
@@ -59,32 +64,6 @@ pub(super) fn run(config: &Config) -> Result<(), Failure> {
     })
 }
 
-/// The signals that end a trace.
-struct Signals {
-    interrupted: Signal,
-    terminated: Signal,
-    hung_up: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        Ok(Self {
-            interrupted: signal(SignalKind::interrupt()).context("watching for Ctrl-C")?,
-            terminated: signal(SignalKind::terminate()).context("watching for SIGTERM")?,
-            hung_up: signal(SignalKind::hangup()).context("watching for SIGHUP")?,
-        })
-    }
-
-    /// Waits for the first of them.
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupted.recv() => {}
-            _ = self.terminated.recv() => {}
-            _ = self.hung_up.recv() => {}
-        }
-    }
-}
-
 struct Trace<'c> {
     config: &'c Config,
     started: Instant,
@@ -92,12 +71,17 @@ struct Trace<'c> {
     records: Option<AsyncFd<RingBuf<MapData>>>,
     correlator: Correlator,
     attributor: Attributor,
+    ended: Waiting,
     scoped: Scoped,
     findings: Findings,
+    kernel_trace: KernelTrace,
     render: Box<dyn Render>,
     tally: Tally,
     received: u64,
     malformed: u64,
+    loss: Loss,
+    /// Tables of which it was said that their verdict is not seen.
+    unbounded: BTreeSet<String>,
     shown: u64,
     done: bool,
     ticks: u32,
@@ -111,6 +95,8 @@ impl<'c> Trace<'c> {
         // SAFETY: the ring buffer owns its descriptor, and both are dropped together.
         let records = unsafe { AsyncFd::register(kernel.records()?) }.context("watching the ring buffer")?;
         let mut correlator = Correlator::new(config.filter, names);
+        let mut kernel_trace = KernelTrace::new(config);
+        let said = kernel_trace.start(scoped.namespaces(), &mut kernel);
         let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
         kernel.attach_tracepoints()?;
         let render = renderer(
@@ -127,17 +113,22 @@ impl<'c> Trace<'c> {
             kernel,
             correlator,
             attributor: Attributor::new(setup::epoch()?),
+            ended: Waiting::default(),
             scoped,
             findings: Findings::new(),
+            kernel_trace,
             render,
             tally: Tally::default(),
             received: 0,
             malformed: 0,
+            unbounded: BTreeSet::new(),
+            loss: Loss::none(),
             shown: 0,
             done: false,
             ticks: 0,
         };
         trace.announce(problems, absent)?;
+        trace.tell(said)?;
         Ok(trace)
     }
 
@@ -150,6 +141,7 @@ impl<'c> Trace<'c> {
         probes.extend(attached.iter().map(|name| (*name).to_owned()));
         let mut missing = missing.to_vec();
         missing.extend(problems);
+        missing.extend(self.new_unbounded());
         missing.extend(self.kernel.mechanism().problems());
         let unreadable: BTreeSet<&str> = self.kernel.namespaces().filter_map(Namespace::unreadable).collect();
         missing.extend(unreadable.into_iter().map(str::to_owned));
@@ -224,20 +216,25 @@ impl<'c> Trace<'c> {
                 Err(_) => self.malformed += 1,
             }
         }
+        self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
         Ok(empty)
     }
 
     fn tick(&mut self) -> Result<(), Failure> {
         let mut output = Output::default();
-        self.correlator.tick(setup::monotonic(), &mut output);
+        let now = monotonic();
+        self.look_for_loss(now)?;
+        self.correlator.tick(now, &mut output);
+        self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
-        for journey in self.findings.overdue(&self.scoped, &self.kernel) {
-            self.print(journey)?;
-        }
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(2) {
             self.sync()?;
+        }
+        self.show_all()?;
+        for journey in self.findings.overdue(&self.scoped, &self.kernel) {
+            self.print(journey)?;
         }
         if self.ticks.is_multiple_of(50) {
             self.render.idle().map_err(Failure::Output)?;
@@ -249,16 +246,19 @@ impl<'c> Trace<'c> {
     /// says so.
     fn sync(&mut self) -> Result<(), Failure> {
         let _ = self.kernel.sync(&mut self.correlator.view);
-        Ok(())
+        self.say_unbounded()
     }
 
     fn look_at_scope(&mut self) -> Result<(), Failure> {
         let change = self.scoped.look();
         for namespace in change.vanished {
             self.kernel.remove_namespace(namespace.inode)?;
+            self.kernel_trace.remove(namespace.inode);
             self.notice(NoticeLevel::Warning, format!("namespace {} has gone", namespace.name))?;
         }
         for namespace in change.appeared {
+            let said = self.kernel_trace.add(&namespace);
+            self.tell(said)?;
             let added =
                 self.kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut self.correlator.view);
             if added.is_ok() {
@@ -270,6 +270,8 @@ impl<'c> Trace<'c> {
                 self.scoped.add(namespace);
             }
         }
+        let said = self.kernel_trace.look(self.scoped.namespaces());
+        self.tell(said)?;
         if self.scoped.is_empty() {
             self.notice(NoticeLevel::Warning, "no namespace is left to trace".to_owned())?;
             self.done = true;
@@ -277,20 +279,44 @@ impl<'c> Trace<'c> {
         Ok(())
     }
 
-    fn notice(&mut self, level: NoticeLevel, message: String) -> Result<(), Failure> {
-        self.line(&Line::Notice(Notice { level, message }))
+    /// What concerns the user's ruleset is said to a person, also where a program reads the results.
+    fn tell(&mut self, said: Vec<String>) -> Result<(), Failure> {
+        for message in said {
+            if self.config.output.format == Format::Json {
+                writeln!(io::stderr(), "pathtrace: {message}").map_err(Failure::Output)?;
+            }
+            self.notice(NoticeLevel::Warning, message)?;
+        }
+        Ok(())
     }
 
-    /// Attributes, enriches and prints what ended.
+    /// Attributes, enriches and prints what ended and need not wait.
     fn show(&mut self, output: Output) -> Result<(), Failure> {
         self.kernel.forget(&output.forget)?;
-        if output.closed.is_empty() {
+        self.ended.add(output.closed, monotonic());
+        let ready = self.ended.ready();
+        if ready.is_empty() {
             return Ok(());
         }
         self.settle_texts()?;
-        for draft in output.closed {
+        self.attribute(ready)
+    }
+
+    /// Shows also what waited for a look at the rulesets.
+    fn show_all(&mut self) -> Result<(), Failure> {
+        if self.ended.is_empty() {
+            return Ok(());
+        }
+        self.settle_texts()?;
+        let _ = self.kernel.sync_these(self.ended.netns(), &mut self.correlator.view);
+        let ended = self.ended.all();
+        self.attribute(ended)
+    }
+
+    fn attribute(&mut self, ended: Vec<Ended>) -> Result<(), Failure> {
+        for (draft, read) in ended {
             let (netns, tuple, port) = (draft.netns, draft.last_tuple, draft.socket_port);
-            let mut journey = self.attributor.journey(draft);
+            let mut journey = self.attributor.journey(draft, read);
             if !shown::is_wanted(self.config, &journey) {
                 continue;
             }
@@ -347,6 +373,7 @@ impl<'c> Trace<'c> {
         let mut output = Output::default();
         self.correlator.finish(&mut output);
         self.show(output)?;
+        self.show_all()?;
         for journey in self.findings.finish() {
             self.print(journey)?;
         }

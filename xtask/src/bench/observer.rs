@@ -24,11 +24,18 @@ pub(super) enum Observer {
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     journeys: u64,
+    /// KiB.
+    peak_memory: u64,
 }
 
 impl Seen {
     pub(super) fn share(self, packets: u32) -> String {
         format!("{:.1} %", self.journeys as f64 * 100.0 / f64::from(packets))
+    }
+
+    /// The most memory that the observer had resident, in MiB.
+    pub(super) fn peak_memory(self) -> f64 {
+        self.peak_memory as f64 / 1024.0
     }
 }
 
@@ -89,8 +96,9 @@ impl Running {
     /// Ends it; says what it saw, where it counts.
     pub(super) fn stop(mut self) -> Result<Option<Seen>> {
         let Some(trace) = self.trace.take() else { return Ok(None) };
+        let peak_memory = trace.peak_memory()?;
         let report = trace.stop()?;
-        Ok(report.summary()?["journeys"].as_u64().map(|journeys| Seen { journeys }))
+        Ok(report.summary()?["journeys"].as_u64().map(|journeys| Seen { journeys, peak_memory }))
     }
 }
 

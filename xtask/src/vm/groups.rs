@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::{
@@ -18,12 +18,17 @@ use super::{
 };
 use crate::shell::{cargo, root, say};
 
-/// Deadlines in tests are this many times longer inside.
-const SLOWNESS: u32 = 5;
+/// Its JSON is what the page of kernels is made from; here it only has to find a way to trace.
+const DOCTOR: &str = "iptables-legacy -A FORWARD -j ACCEPT\niptables-nft -A FORWARD -j ACCEPT\n\
+    nft add table inet mine\nnft add chain inet mine c '{ type filter hook forward priority 10; }'\n\
+    if \"$PATHTRACE_BIN\" doctor --json; then echo 'test doctor ... ok'; \
+    else echo 'test doctor ... FAILED'; failed=1; fi\n";
 
 /// Tests that belong together; each group boots a machine of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub(crate) enum Group {
+    /// `pathtrace doctor` with rules of every backend: what the kernel offers
+    Doctor,
     /// Signals, changes under a running trace, scopes, bursts, bad input
     Live,
     /// The ruleset in kernel memory, walked and witnessed
@@ -35,10 +40,11 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(super) const ALL: [Self; 4] = [Self::Live, Self::Rules, Self::Scenarios, Self::Docker];
+    pub(super) const ALL: [Self; 5] = [Self::Doctor, Self::Live, Self::Rules, Self::Scenarios, Self::Docker];
 
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Doctor => "doctor",
             Self::Live => "live",
             Self::Rules => "rules",
             Self::Scenarios => "scenarios",
@@ -49,6 +55,7 @@ impl Group {
     /// Package and test target of each binary.
     fn binaries(self) -> &'static [(&'static str, &'static str)] {
         match self {
+            Self::Doctor => &[],
             Self::Live => &[
                 ("tests", "labs"),
                 ("tests", "lifetime"),
@@ -68,10 +75,17 @@ impl Group {
         }
     }
 
+    /// Deadlines in tests are this many times longer inside. A daemon starts with a hundred calls of iptables.
+    fn slowness(self) -> u32 {
+        if self == Self::Docker { 15 } else { 5 }
+    }
+
     /// The most that it may take under emulation, boot included, in seconds.
     pub(super) fn deadline(self) -> u64 {
         match self {
-            Self::Live | Self::Rules | Self::Docker => 20 * 60,
+            Self::Doctor => 5 * 60,
+            Self::Live | Self::Rules => 20 * 60,
+            Self::Docker => 40 * 60,
             Self::Scenarios => 60 * 60,
         }
     }
@@ -79,6 +93,24 @@ impl Group {
     /// Tests of this group that cannot be on a kernel: part of their name, and why.
     pub(super) fn impossible(self, _release: Release) -> &'static [(&'static str, &'static str)] {
         &[]
+    }
+}
+
+/// Which tests of a group.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// Only tests that have this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Every variant of every scenario, not one per backend (five times as many)
+    #[arg(long)]
+    all_scenarios: bool,
+}
+
+impl Choice {
+    /// Whether nothing is left out by name.
+    pub(super) fn whole(&self) -> bool {
+        self.only.is_empty()
     }
 }
 
@@ -115,17 +147,21 @@ impl Binaries {
     }
 
     /// What runs a group inside: each binary in its package's folder, all of them whatever becomes of the first.
-    pub(super) fn job(&self, group: Group, release: Release, only: &[String]) -> Result<Job> {
-        let mut script = format!("export PATHTRACE_TEST_SLOWNESS={SLOWNESS} RUST_BACKTRACE=0\nfailed=0\n");
+    pub(super) fn job(&self, group: Group, release: Release, choice: &Choice) -> Result<Job> {
+        let mut script =
+            format!("export PATHTRACE_TEST_SLOWNESS={} RUST_BACKTRACE=0\nfailed=0\n", group.slowness());
         let path = |path: PathBuf| quoted(&path.display().to_string());
         script += &format!("export PATHTRACE_BIN={}\n", path(root().join("target/release/pathtrace")));
+        if group == Group::Scenarios && !choice.all_scenarios {
+            script += "export PATHTRACE_SCENARIOS=sample\n";
+        }
         let mut arguments = String::new();
         if group == Group::Docker {
             let folders = docker::fetch()?.map(path).join(":");
             script += &format!("export PATHTRACE_DISPOSABLE_MACHINE=1 PATH={folders}:$PATH\n");
-            arguments += " --ignored --test-threads 1";
+            arguments += " --ignored --test-threads 2";
         }
-        for word in only {
+        for word in &choice.only {
             arguments += &format!(" {}", quoted(word));
         }
         for (name, _) in group.impossible(release) {
@@ -136,6 +172,9 @@ impl Binaries {
             let binary = binary.with_context(|| format!("cargo built no test {target} of {package}"))?;
             script += &format!("cd {}\n", path(root().join(package)));
             script += &format!("{}{arguments} || failed=1\n", path(binary.clone()));
+        }
+        if group == Group::Doctor {
+            script += DOCTOR;
         }
         script += "exit $failed";
         Ok(Job::new(&script, group.deadline()))

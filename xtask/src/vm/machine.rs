@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -194,10 +194,13 @@ impl Drop for Running {
 /// A run's own folder; gone when dropped.
 struct Room(PathBuf);
 
+/// What the names of rooms begin with; then come our process id and the kernel.
+const ROOM: &str = "pathtrace-vm-";
+
 impl Room {
     fn new(kernel: &Kernel) -> Result<Self> {
-        let path = env::temp_dir().join(format!("pathtrace-vm-{}-{}", std::process::id(), kernel.release));
-        drop(fs::remove_dir_all(&path));
+        sweep();
+        let path = env::temp_dir().join(format!("{ROOM}{}-{}", process::id(), kernel.release));
         fs::create_dir_all(path.join("shared")).with_context(|| format!("make {}", path.display()))?;
         Ok(Self(path))
     }
@@ -216,6 +219,18 @@ impl Room {
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL)..].join("\n")
+    }
+}
+
+/// Removes what killed runs have left.
+fn sweep() {
+    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(ROOM)?.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Another run may be doing the same.
+            drop(fs::remove_dir_all(entry.path()));
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use super::{groups::Group, kernels::Release, machine::Ended};
 
 /// Tests of one group on one kernel.
@@ -10,11 +12,16 @@ pub(super) struct Tally {
     pub(super) passed: u32,
     failed: Vec<String>,
     ignored: u32,
+    /// What `pathtrace doctor --json` said.
+    pub(super) doctor: Option<Value>,
 }
 
 impl Tally {
     /// Takes in a line such as `test trace/publish-ok/nft/ipv4 ... ok`; other lines change nothing.
     pub(super) fn add(&mut self, line: &str) {
+        if line.starts_with("{\"type\":\"doctor\"") {
+            self.doctor = serde_json::from_str(line).ok();
+        }
         let Some((name, result)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
         else {
             return;
@@ -45,7 +52,8 @@ impl Field {
         self.ended.success() && self.tally.failed.is_empty() && self.tally.passed > 0
     }
 
-    fn text(&self) -> String {
+    /// What stands in the table.
+    pub(super) fn text(&self) -> String {
         let mut text = format!("{} passed", self.tally.passed);
         if !self.tally.failed.is_empty() {
             _ = write!(text, ", {} FAILED", self.tally.failed.len());
@@ -60,7 +68,8 @@ impl Field {
         text
     }
 
-    fn details(&self) -> String {
+    /// Failures and skips, one a line.
+    pub(super) fn details(&self) -> String {
         let place = format!("{} {}", self.release, self.group.name());
         let mut text = String::new();
         for name in &self.tally.failed {

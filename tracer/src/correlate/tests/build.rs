@@ -10,7 +10,7 @@ use tracer_common::{
 
 use crate::{
     correlate::{Correlator, Draft, DraftStage, DraftTable, Names, Output},
-    decode::{self, Event, RouteEvent, SightEvent, SightKind, TuplesEvent},
+    decode::{self, DeviceName, Event, RouteEvent, SightEvent, SightKind, TuplesEvent},
     model::{Family, Hook, Protocol},
     plan::{Gap, Judge, ProbeKey, View},
 };
@@ -37,6 +37,7 @@ pub(super) const REASONS: [(u32, &str); 4] = [
 ];
 pub(super) const IN_NETFILTER: u64 = 0x1000;
 pub(super) const IN_TCP: u64 = 0x2000;
+pub(super) const IN_PING: u64 = 0x2800;
 pub(super) const NEW: u8 = 2;
 pub(super) const ESTABLISHED_REPLY: u8 = 3;
 pub(super) const RESET: u8 = 0x04;
@@ -160,6 +161,7 @@ impl Trace {
         let function = |address| match address {
             IN_NETFILTER => Some("nf_hook_slow".to_owned()),
             IN_TCP => Some("tcp_v4_rcv".to_owned()),
+            IN_PING => Some("ping_rcv".to_owned()),
             _ => None,
         };
         let names = Names::new(REASONS.map(|(number, name)| (number, name.to_owned())), function);
@@ -172,7 +174,7 @@ impl Trace {
         self.time += STEP;
         sight.raw.head.journey = journey;
         sight.raw.head.time = self.time;
-        self.event(Event::Sight(Box::new(sight)));
+        self.event(Event::Sight(sight));
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -187,7 +189,7 @@ impl Trace {
             error,
             mark: 0,
             destination: INNER.0.into(),
-            device: (error == 0).then(|| "eth1".to_owned()),
+            device: (error == 0).then(|| DeviceName::new(3, name("eth1"))).flatten(),
             gateway: None,
             route_type: (error == 0).then_some(1),
         }));

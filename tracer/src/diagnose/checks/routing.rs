@@ -12,6 +12,7 @@ fn at_routing<'a>(case: &Case<'a>) -> Option<Leg<'a>> {
     case.last().filter(|leg| {
         case.is_bad()
             && case.judge().is_none()
+            && leg.routes().all(|route| route.error.is_some())
             && ![Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting]
                 .iter()
                 .any(|hook| leg.passed(*hook))
@@ -40,7 +41,7 @@ impl Check for IpForwardingOff {
         let ipv6 = case.is_ipv6();
         let (Some(input), Some(_)) = (leg.input(), case.settings(leg.netns)) else { return Answer::No };
         let forwards = case.settings(leg.netns).and_then(|settings| settings.forwarding(input, ipv6));
-        let for_others = !leg.is_local(leg.exit.destination, case.network(leg.netns));
+        let for_others = !leg.is_for_group() && !leg.is_local(leg.exit.destination, case.network(leg.netns));
         if forwards != Some(false) || !for_others || !(certain || case.reason_is_vague()) {
             return Answer::No;
         }

@@ -43,6 +43,23 @@ fn the_same_reason_with_forwarding_on_is_something_else() {
         .only("dropped-by-kernel");
 }
 
+#[test]
+fn a_group_that_nobody_joined_is_no_forwarding_matter() {
+    let groups = [
+        ("[fe80::1]:5353", "[ff02::fb]:5353"),
+        ("10.1.0.2:5353", "224.0.0.251:5353"),
+        (CLIENT, "255.255.255.255:67"),
+    ];
+    for (from, to) in groups {
+        let finding = Lab::tcp(from, to)
+            .comes_in("c0")
+            .edit(off)
+            .dropped("NOT_SPECIFIED", "ip6_mc_input")
+            .only("dropped-by-kernel");
+        assert!(finding.summary.contains("nobody here listens"), "{}", finding.summary);
+    }
+}
+
 fn to_loopback() -> Lab {
     Lab::tcp(CLIENT, "10.1.0.1:80").comes_in("c0").dnat("127.0.0.1:1234", DecidedBy::Rule)
 }

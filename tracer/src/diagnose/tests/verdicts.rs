@@ -96,6 +96,24 @@ fn a_verdict_without_a_known_decider_is_left_to_the_kernels_word() {
     assert!(lab.only("dropped-by-kernel").summary.contains("which rule or function did so was not seen"));
 }
 
+/// Tables of family netdev and bridge judge where no probe of ours is.
+#[test]
+fn what_judges_at_a_device_is_listed() {
+    let mut lab = Lab::tcp(CLIENT, "10.1.0.1:22").comes_in("c0").edit(|lab| {
+        lab.ruleset.add_nft_list(
+            "table netdev early {\nchain in {\ntype filter hook ingress device \"c0\" priority 0; policy accept;\n\
+             tcp dport 22 drop\nudp dport 53 accept\n}\n}\n\
+             table ip filter {\nchain INPUT {\ntype filter hook input priority 0; policy drop;\n}\n}",
+        );
+    });
+    lab.journey.outcome.result = OutcomeKind::Dropped;
+    lab.journey.outcome.reason = Some("NETFILTER_DROP".to_owned());
+    lab.journey.outcome.location = Some("nft_do_chain".to_owned());
+    let finding = lab.only("dropped-by-kernel");
+    assert!(finding.summary.contains("netdev or bridge"), "{}", finding.summary);
+    assert_eq!(finding.evidence[2..], ["table netdev early, chain in, rule 1: `tcp dport 22 drop`"]);
+}
+
 #[test]
 fn under_an_accepting_policy_it_was_a_rule_even_if_none_was_seen() {
     let mut lab = dropped_at_input(None).backend(Backend::Nftables).edit(|lab| {

@@ -95,7 +95,12 @@ fn died_in_table(journey: &Journey, stage: &NetfilterStage) -> String {
 fn died_at(journey: &Journey) -> String {
     match journey.outcome.stage.and_then(|index| journey.stages.get(index)).map(|stage| &stage.kind) {
         Some(StageKind::Device(device)) => format!(" at device {}", device.device),
-        Some(StageKind::Route(_)) => " by routing".to_owned(),
+        Some(StageKind::Route(route)) if route.error.is_some() => " by routing".to_owned(),
+        // Routing let it pass: it died behind that.
+        Some(StageKind::Route(route)) => match route.route_type.as_deref() {
+            Some("local" | "broadcast" | "multicast") => " by this host".to_owned(),
+            _ => " by the kernel after routing".to_owned(),
+        },
         Some(StageKind::Netfilter(table)) => format!(" by the kernel after {}", table.hook.iptables_name()),
         None => " by the kernel".to_owned(),
     }

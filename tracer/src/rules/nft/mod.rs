@@ -282,6 +282,7 @@ fn in_iptables_words(effect: &mut Effect) {
         Effect::Continue { target: Some(target) } if target == "log" => *target = "NFLOG".to_owned(),
         Effect::Continue { target: Some(target) }
         | Effect::Final { target, .. }
+        | Effect::OneOf { target, .. }
         | Effect::Unknown { target } => target.make_ascii_uppercase(),
         _ => {}
     }

@@ -1,7 +1,10 @@
 //! What the kernel says of a traced packet, from nf_tables (`nft_trace_notify`) and, for iptables-legacy, from the
 //! TRACE lines of `trace_packet` (net/ipv4/netfilter/ip_tables.c).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::netlink::{Received, attributes, number, text};
 use crate::model::{Family, Protocol, TableFamily, Tuple, Verdict};
@@ -38,6 +41,10 @@ const LOG_PREFIX: u16 = 10;
 pub enum TraceEvent {
     Nft(NftStep),
     Legacy(LegacyStep),
+    /// Our own table switched tracing on for the packet with this [`NftStep::id`]: from here on every step is told.
+    Begun {
+        id: u32,
+    },
     /// The kernel had more to say than the socket could hold.
     Lost,
 }
@@ -63,7 +70,7 @@ pub struct NftStep {
 pub enum NftStepKind {
     /// A rule matched to its end.
     Rule { handle: u64, verdict: NftVerdict },
-    /// The end of a chain that was jumped to.
+    /// The end of a chain; behind that of a base chain comes its policy.
     Return,
     /// The end of the base chain; the verdict is its policy.
     Policy { verdict: Option<Verdict> },
@@ -95,6 +102,8 @@ pub struct LegacyStep {
     /// The kernel tells chain ends by their form: an unconditional `-j ACCEPT`, `-j DROP` or `-j RETURN` is called
     /// `policy` or `return` as well. The position is what counts.
     pub position: u32,
+    /// Made of the packet's first bytes: the same for all steps of a packet in a table, and for packets that are alike.
+    pub digest: u64,
     pub packet: Option<Headers>,
     pub in_ifindex: Option<u32>,
     pub out_ifindex: Option<u32>,
@@ -109,7 +118,7 @@ pub enum LegacyStepKind {
 }
 
 /// What identifies a packet, from the first bytes of its headers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Headers {
     pub family: Family,
     pub protocol: Protocol,
@@ -125,11 +134,11 @@ pub(super) fn nft_step(message: Received<'_>) -> Option<NftStep> {
     let family = message.family();
     let verdict = attribute(TRACE_VERDICT).and_then(verdict);
     let kind = match number(attribute(TRACE_TYPE)?)? {
-        TYPE_RULE => NftStepKind::Rule {
-            handle: u64::from_be_bytes(attribute(TRACE_RULE_HANDLE)?.try_into().ok()?),
-            verdict: verdict?,
+        // Kernels differ in what they call the end of a chain and a rule that says `return`: only rules have a handle.
+        TYPE_RULE | TYPE_RETURN => match attribute(TRACE_RULE_HANDLE) {
+            Some(handle) => NftStepKind::Rule { handle: handle_number(handle)?, verdict: verdict? },
+            None => NftStepKind::Return,
         },
-        TYPE_RETURN => NftStepKind::Return,
         TYPE_POLICY => NftStepKind::Policy {
             verdict: attribute(TRACE_POLICY)
                 .and_then(number)
@@ -151,12 +160,17 @@ pub(super) fn nft_step(message: Received<'_>) -> Option<NftStep> {
     })
 }
 
+fn handle_number(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(value.try_into().ok()?))
+}
+
 /// `NFULNL_MSG_PACKET`; `None` for anything but a TRACE line.
 pub(super) fn legacy_step(message: Received<'_>) -> Option<LegacyStep> {
     let attribute = |wanted| message.attributes().find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let line = text(attribute(LOG_PREFIX)?);
     let (table, chain, kind, position) = trace_line(&line)?;
-    let packet = attribute(LOG_PAYLOAD).and_then(|payload| Headers::parse(payload, None));
+    let payload = attribute(LOG_PAYLOAD);
+    let packet = payload.and_then(|payload| Headers::parse(payload, None));
     Some(LegacyStep {
         family: packet.as_ref().map(|p| p.family),
         hook: attribute(LOG_PACKET_HEADER).and_then(|header| header.get(2)).copied(),
@@ -164,6 +178,7 @@ pub(super) fn legacy_step(message: Received<'_>) -> Option<LegacyStep> {
         chain: chain.to_owned(),
         kind,
         position,
+        digest: BuildHasherDefault::<DefaultHasher>::default().hash_one(payload),
         packet,
         in_ifindex: attribute(LOG_IN_DEVICE).and_then(number),
         out_ifindex: attribute(LOG_OUT_DEVICE).and_then(number),

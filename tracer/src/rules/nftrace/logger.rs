@@ -1,10 +1,18 @@
 //! TRACE lines of iptables-legacy: every packet with tracing on makes them, and they go to the namespace's packet
 //! logger, by default the kernel log. While tracing, that logger is nfnetlink_log, which hands them to us; afterwards
-//! the former one is put back. After SIGKILL nfnetlink_log stays, and since nobody listens the lines go nowhere.
+//! the former one is put back, also after SIGKILL: a child process waits for our end and does it.
 
-use std::{fmt, fs, io, path::PathBuf};
+use std::{
+    fmt, fs, io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::process::CommandExt,
+    },
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
 
-use super::netlink::{Message, Socket};
+use super::netlink::{Fields, Message, Socket};
 
 /// `NFNL_SUBSYS_ULOG`, `NFULNL_MSG_CONFIG`, `enum nfulnl_attr_config`, `enum nfulnl_msg_config_cmds`
 /// (include/uapi/linux/netfilter/nfnetlink_log.h).
@@ -52,11 +60,27 @@ pub struct LegacyLog {
     former: Vec<Former>,
 }
 
-/// A family's logger as it was.
+/// A family's logger as it was: put back by a shell once its standard input ends, which it does with us.
 #[derive(Debug)]
-struct Former {
-    setting: fs::File,
-    name: String,
+struct Former(Child);
+
+impl Former {
+    /// `setting` belongs to the namespace of the thread that opened it, whoever writes to it.
+    fn remember(setting: fs::File, name: &str) -> io::Result<Self> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"cat > /dev/null; printf %s "$0""#, name]);
+        // In a process group of its own, since Ctrl-C goes to all of ours.
+        shell.process_group(0).stdin(Stdio::piped()).stdout(setting).stderr(Stdio::null());
+        shell.spawn().map(Self)
+    }
+}
+
+impl Drop for Former {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        // A logger whose module was unloaded meanwhile cannot come back, and there is nobody to tell.
+        let _ = self.0.wait();
+    }
 }
 
 impl LegacyLog {
@@ -82,8 +106,8 @@ impl LegacyLog {
         Ok(log)
     }
 
-    pub(super) fn socket(&self) -> &Socket {
-        &self.socket
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
     }
 
     fn take_over(&mut self, family: u8) -> io::Result<()> {
@@ -92,18 +116,14 @@ impl LegacyLog {
         if name == OURS {
             return Ok(());
         }
-        // Opened now: the setting belongs to the namespace of the thread that opens it.
-        self.former.push(Former { setting: fs::File::options().write(true).open(&path)?, name });
+        self.former.push(Former::remember(fs::File::options().write(true).open(&path)?, &name)?);
         self.socket.transact(vec![command(family, PF_BIND)])
     }
 }
 
-impl Drop for LegacyLog {
-    fn drop(&mut self) {
-        for former in &self.former {
-            // A logger whose module was unloaded meanwhile cannot come back, and there is nobody to tell.
-            let _ = io::Write::write_all(&mut &former.setting, former.name.as_bytes());
-        }
+impl AsFd for LegacyLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

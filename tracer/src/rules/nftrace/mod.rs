@@ -7,6 +7,8 @@ mod condition;
 mod event;
 mod logger;
 mod netlink;
+mod passage;
+mod story;
 mod table;
 
 use std::{
@@ -21,11 +23,13 @@ use tracer_common::filter::Filter;
 pub use self::{
     event::{Headers, LegacyStep, LegacyStepKind, NftStep, NftStepKind, NftVerdict, TraceEvent},
     logger::{LegacyLog, LoggerError},
+    passage::{Passage, Passages, Place},
+    story::told,
 };
 use self::{
     event::{legacy_step, nft_step},
     logger::ULOG,
-    netlink::{Socket, received},
+    netlink::{Received, Socket, received},
 };
 
 /// `1 << (NFNLGRP_NFTRACE - 1)`; `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_TRACE`; `NFULNL_MSG_PACKET`.
@@ -47,6 +51,12 @@ pub struct Witness {
     name: String,
 }
 
+/// Name of the table that [`Witness::start`] creates, of family inet.
+#[must_use]
+pub fn table_name() -> String {
+    format!("pathtrace_{}", std::process::id())
+}
+
 impl Witness {
     /// Traces packets of `filter` and their replies in the calling thread's namespace: in nft tables, and in those of
     /// iptables-legacy given its log. Without that, the TRACE lines that iptables-legacy makes of traced packets go to
@@ -61,7 +71,7 @@ impl Witness {
     pub fn start(filter: &Filter, legacy: Option<LegacyLog>) -> io::Result<Self> {
         let trace = Socket::open(TRACE_GROUP)?;
         let mut owner = Socket::open(0)?;
-        let name = format!("pathtrace_{}", std::process::id());
+        let name = table_name();
         table::create(&mut owner, &name, filter)?;
         Ok(Self { trace, _table: owner, legacy, name })
     }
@@ -72,7 +82,19 @@ impl Witness {
         &self.name
     }
 
-    /// Waits up to `patience` for steps, and gives all that are there. Steps in our own table are left out.
+    /// Has the TRACE lines of iptables-legacy told as well, when tables of it have appeared.
+    pub fn catch_legacy(&mut self, log: LegacyLog) {
+        self.legacy = Some(log);
+    }
+
+    /// Whether TRACE lines of iptables-legacy come here.
+    #[must_use]
+    pub fn catches_legacy(&self) -> bool {
+        self.legacy.is_some()
+    }
+
+    /// Waits up to `patience` for steps, and gives all that are there. Steps in our own table are told as
+    /// [`TraceEvent::Begun`].
     ///
     /// # Errors
     /// The socket failed; steps that were lost are no error but [`TraceEvent::Lost`].
@@ -84,8 +106,9 @@ impl Witness {
             if !events.is_empty() || left.is_zero() {
                 return Ok(events);
             }
+            let sockets = [Some(self.trace.as_fd()), self.legacy.as_ref().map(AsFd::as_fd)];
             let mut sources: Vec<PollFd<'_>> =
-                self.sockets().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
+                sockets.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let milliseconds = left.as_millis() + 1;
             match poll(&mut sources, PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
@@ -94,16 +117,23 @@ impl Witness {
         }
     }
 
-    fn sockets(&self) -> impl Iterator<Item = &Socket> {
-        std::iter::once(&self.trace).chain(self.legacy.as_ref().map(LegacyLog::socket))
+    fn sockets(&mut self) -> impl Iterator<Item = &mut Socket> {
+        std::iter::once(&mut self.trace).chain(self.legacy.as_mut().map(LegacyLog::socket))
     }
 
-    fn waiting(&self) -> io::Result<Vec<TraceEvent>> {
+    /// The steps that are there.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn waiting(&mut self) -> io::Result<Vec<TraceEvent>> {
+        let name = self.name.clone();
         let mut events = Vec::new();
         for socket in self.sockets() {
             loop {
                 match socket.receive() {
-                    Ok(Some(datagram)) => events.extend(self.events(&datagram)),
+                    Ok(Some(datagram)) => {
+                        events.extend(received(datagram).filter_map(|message| event(message, &name)));
+                    }
                     Ok(None) => break,
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                         events.push(TraceEvent::Lost);
@@ -114,14 +144,16 @@ impl Witness {
         }
         Ok(events)
     }
+}
 
-    fn events(&self, datagram: &[u8]) -> impl Iterator<Item = TraceEvent> {
-        received(datagram).filter_map(|message| match (message.subsystem, message.kind) {
-            (NFTABLES, NFT_TRACE) => {
-                nft_step(message).filter(|step| step.table != self.name).map(TraceEvent::Nft)
-            }
-            (ULOG, ULOG_PACKET) => legacy_step(message).map(TraceEvent::Legacy),
-            _ => None,
-        })
+/// What a message tells; `own` is the table that switches tracing on.
+fn event(message: Received<'_>, own: &str) -> Option<TraceEvent> {
+    match (message.subsystem, message.kind) {
+        (NFTABLES, NFT_TRACE) => nft_step(message).map(|step| match step.table == own {
+            true => TraceEvent::Begun { id: step.id },
+            false => TraceEvent::Nft(step),
+        }),
+        (ULOG, ULOG_PACKET) => legacy_step(message).map(TraceEvent::Legacy),
+        _ => None,
     }
 }

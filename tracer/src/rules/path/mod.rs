@@ -8,6 +8,7 @@
 //! What "explains" means: if the counters themselves are wrong in a way that still forms a legal walk, that walk is
 //! found. The record's flags are there to say that the counters are not to be trusted.
 
+mod reach;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -15,11 +16,12 @@ mod tests;
 use std::fmt;
 
 use tracer_common::records::{
-    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit,
+    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE,
+    HITS_UNSWITCHED, Hit,
 };
 
-use self::search::{Outcome, Search};
-use super::index::{ChainRef, TableIndex};
+use self::search::{Others, Outcome, Search};
+use super::index::{ChainRef, Effect, TableIndex};
 use crate::model::{DecidedBy, Hook, Verdict};
 
 /// A rule that the packet matched.
@@ -42,6 +44,8 @@ pub enum Decision {
 pub enum Fate {
     /// It turned up behind the table.
     Passed,
+    /// It turned up behind this NAT table, and nothing but this table can have rewritten it: a rule did.
+    Translated,
     /// It was freed inside the table.
     Dropped,
     Unknown,
@@ -50,21 +54,38 @@ pub enum Fate {
 impl Fate {
     /// Whether a walk with this end can have had this fate. A queued packet may come back; a stolen one is freed by
     /// its thief. A repeated one is walked again, which no single walk explains.
-    fn allows(self, verdict: Verdict) -> bool {
+    pub(crate) fn allows(self, verdict: Verdict) -> bool {
         match self {
+            Self::Translated => verdict == Verdict::Accept,
             Self::Passed => matches!(verdict, Verdict::Accept | Verdict::Queue),
             Self::Dropped => !matches!(verdict, Verdict::Accept | Verdict::Repeat),
             Self::Unknown => verdict != Verdict::Repeat,
         }
     }
 
+    /// Whether a walk that ended so explains it.
+    fn explained_by(self, index: &TableIndex, decision: Decision, verdict: Verdict) -> bool {
+        self.allows(verdict) && (self != Self::Translated || translates(index, decision))
+    }
+
     /// What is known of the verdict without any rule.
     fn verdict(self) -> Option<Verdict> {
         match self {
-            Self::Passed => Some(Verdict::Accept),
+            Self::Passed | Self::Translated => Some(Verdict::Accept),
             Self::Dropped => Some(Verdict::Drop),
             Self::Unknown => None,
         }
+    }
+}
+
+/// Whether what decided can have rewritten the packet. What accepts it plainly leaves it as it is.
+fn translates(index: &TableIndex, decision: Decision) -> bool {
+    match decision {
+        Decision::Policy => false,
+        Decision::Rule(step) => match &index.chains[step.chain.0].rules[step.rule].effect {
+            Effect::Final { target, .. } => !target.eq_ignore_ascii_case("accept"),
+            _ => true,
+        },
     }
 }
 
@@ -147,10 +168,12 @@ impl fmt::Display for Inexact {
 /// `hits` must come from a reading of all counters of the table, the chains of other hooks included. `base` must be a
 /// base chain of `index`; any other chain gives [`Inexact::NoWalk`].
 ///
-/// A reading during which other packets passed is used only at hooks that run with bottom halves off
-/// (`netif_receive_skb`: all but OUTPUT and POSTROUTING). There nothing but what the packet itself set off, such as
-/// the answer of a REJECT or a copy made by TEE, can pass on the same CPU, and it passes OUTPUT and POSTROUTING
-/// whole. The walk is exact if it is the same however the counters are shared out between the packet and those.
+/// Other packets may pass between the readings. At hooks that run with bottom halves off (`netif_receive_skb`: all but
+/// OUTPUT and POSTROUTING) those are what the packet itself set off, such as the answer of a REJECT or a copy made by
+/// TEE, which passes OUTPUT and POSTROUTING whole. At OUTPUT and POSTROUTING a packet that comes in may interrupt as
+/// well, and passes whole; but the task may also be switched out, and the packet be judged on another CPU: such a
+/// reading is used only with [`HITS_UNSWITCHED`]. The walk is exact if it is the same however the counters are shared
+/// out between the packet and the others.
 #[must_use]
 pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate: Fate) -> Walk {
     if let Some(reason) = worthless(flags) {
@@ -164,13 +187,46 @@ pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate:
         let steps = if interleaved { Vec::new() } else { proven(index, hits) };
         return Walk { steps, ..Walk::unknown(fate, reason) };
     }
-    let nested = interleaved && !matches!(hook, Hook::Output | Hook::Postrouting | Hook::Egress);
-    let outcome = Search::new(index, hits, fate, nested).run(base);
+    let others = match hook {
+        _ if !interleaved => Others::None,
+        Hook::Output | Hook::Postrouting | Hook::Egress if flags & HITS_UNSWITCHED == 0 => Others::None,
+        Hook::Output | Hook::Postrouting | Hook::Egress => Others::Any,
+        _ => Others::Leaving,
+    };
+    let outcome = Search::new(index, hits, fate, others).run(base);
     let mut walk = judge(index, hits, fate, outcome, interleaved);
-    if interleaved && !nested {
+    if interleaved && others == Others::None {
         walk.inexact = Some(Inexact::Interleaved);
     }
     walk
+}
+
+/// Whether a complete walk through `index` moves these counters, which were read as for [`solve`]. More may have
+/// moved where other packets passed.
+#[must_use]
+pub fn agrees(index: &TableIndex, steps: &[Step], hits: &[Hit], flags: u32) -> bool {
+    if worthless(flags).is_some() {
+        return false;
+    }
+    let moved =
+        |counter: usize| hits.iter().find(|hit| hit.rule as usize == counter).map_or(0, |hit| hit.packets);
+    let others = flags & HITS_INTERLEAVED != 0 || partial(flags).is_some();
+    let rules = index.chains.iter().enumerate().flat_map(|(chain, c)| {
+        c.rules.iter().enumerate().map(move |(rule, r)| (Step { chain: ChainRef(chain), rule }, r))
+    });
+    let mut expected = vec![(0, true); index.counters.len()];
+    for (step, rule) in rules {
+        let Some(slot) = rule.counter.and_then(|c| Some((expected.get_mut(c.index)?, c.proves_match))) else {
+            continue;
+        };
+        let ((times, proven), proves) = slot;
+        *times += steps.iter().filter(|known| **known == step).count();
+        *proven &= proves;
+    }
+    (0..).zip(expected).all(|(counter, (times, proven))| {
+        let moved = moved(counter) as usize;
+        if others || !proven { moved >= times || partial(flags).is_some() } else { moved == times }
+    })
 }
 
 /// Flags that leave nothing to conclude from.

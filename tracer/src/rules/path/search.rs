@@ -3,9 +3,12 @@
 
 use tracer_common::records::Hit;
 
-use super::{Decision, Fate, Step};
+use super::{
+    Decision, Fate, Step,
+    reach::{bases, entered, leaving, reachable},
+};
 use crate::{
-    model::{Hook, Verdict},
+    model::Verdict,
     rules::index::{BaseChain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
 };
 
@@ -28,6 +31,16 @@ impl Candidate {
     fn looks_like(&self, other: &Self) -> bool {
         (&self.steps, self.decision, self.verdict) == (&other.steps, other.decision, other.verdict)
     }
+}
+
+/// Which chains packets that passed meanwhile may have walked, each of them whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    None,
+    /// The table's OUTPUT and POSTROUTING.
+    Leaving,
+    /// Any of its base chains.
+    Any,
 }
 
 pub(super) struct Outcome {
@@ -134,12 +147,15 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// With `nested`, other packets may have passed the table's OUTPUT and POSTROUTING chains in between.
-    pub(super) fn new(index: &'a TableIndex, hits: &[Hit], fate: Fate, nested: bool) -> Self {
+    pub(super) fn new(index: &'a TableIndex, hits: &[Hit], fate: Fate, others: Others) -> Self {
         let mut sorted: Vec<(usize, u32)> =
             hits.iter().filter(|h| h.packets > 0).map(|h| (h.rule as usize, h.packets)).collect();
         sorted.sort_unstable();
-        let others = if nested { leaving(index) } else { Vec::new() };
+        let others = match others {
+            Others::None => Vec::new(),
+            Others::Leaving => leaving(index),
+            Others::Any => bases(index),
+        };
         let mut search = Self {
             index,
             fate,
@@ -175,6 +191,9 @@ impl<'a> Search<'a> {
                 }
                 match (&rule.effect, rule.counter) {
                     (Effect::Unknown { .. }, _) => self.open.fill(true),
+                    (Effect::OneOf { effects, .. }, _) => {
+                        entered(effects).for_each(|to| self.open[to.0] = true);
+                    }
                     (_, None) => target.into_iter().for_each(|to| self.open[to.0] = true),
                     _ => {}
                 }
@@ -273,13 +292,28 @@ impl<'a> Search<'a> {
 
     fn matched(&mut self, mut state: State, step: Step, rule: &Rule) -> Next {
         state.steps.push(step);
+        self.follow(state, step, &rule.effect)
+    }
+
+    /// What a rule that matched does to the walk.
+    fn follow(&mut self, state: State, step: Step, effect: &Effect) -> Next {
         let walk = |state: Option<State>| state.map_or(Next::Dead, Next::Walk);
-        match &rule.effect {
+        match effect {
             Effect::Continue { .. } => Next::Walk(state),
             Effect::Final { verdict, .. } => Next::End(state, Decision::Rule(step), *verdict),
             Effect::Jump(to) => walk(state.jump(*to)),
             Effect::Goto(to) => walk(state.goto(*to)),
             Effect::Return => self.leave(state),
+            Effect::OneOf { effects, .. } => {
+                for effect in effects {
+                    match self.follow(state.clone(), step, effect) {
+                        Next::Walk(state) => self.work.push(state),
+                        Next::End(state, decision, verdict) => self.finish(state, decision, verdict),
+                        Next::Dead => {}
+                    }
+                }
+                Next::Dead
+            }
             Effect::Unknown { .. } => self.anything(state, step),
         }
     }
@@ -336,7 +370,7 @@ impl<'a> Search<'a> {
         let own = match state.own.take() {
             Some((own, before)) if left < before => own,
             Some(_) => return,
-            None if !self.fate.allows(verdict) => return,
+            None if !self.fate.explained_by(self.index, decision, verdict) => return,
             None => {
                 let steps = std::mem::take(&mut state.steps);
                 Candidate { steps, decision, verdict, traceless: state.traceless }
@@ -371,30 +405,4 @@ impl<'a> Search<'a> {
     fn slot(&self, counter: usize) -> Option<usize> {
         self.hits.binary_search_by_key(&counter, |(c, _)| *c).ok()
     }
-}
-
-/// Base chains that a packet sent by the kernel itself passes.
-fn leaving(index: &TableIndex) -> Vec<ChainRef> {
-    let leaves = |b: &BaseChain| matches!(b.hook, Hook::Output | Hook::Postrouting | Hook::Egress);
-    let numbered = index.chains.iter().enumerate();
-    numbered.filter(|(_, c)| c.base.as_ref().is_some_and(leaves)).map(|(n, _)| ChainRef(n)).collect()
-}
-
-/// For each chain, whether a walk from one of `bases` can come to it.
-fn reachable(index: &TableIndex, bases: &[ChainRef]) -> Vec<bool> {
-    let mut seen = vec![false; index.chains.len()];
-    let mut work = bases.to_vec();
-    while let Some(chain) = work.pop() {
-        if std::mem::replace(&mut seen[chain.0], true) {
-            continue;
-        }
-        for rule in &index.chains[chain.0].rules {
-            match rule.effect {
-                Effect::Jump(to) | Effect::Goto(to) => work.push(to),
-                Effect::Unknown { .. } => work.extend((0..index.chains.len()).map(ChainRef)),
-                _ => {}
-            }
-        }
-    }
-    seen
 }

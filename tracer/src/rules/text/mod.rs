@@ -3,6 +3,7 @@
 mod nft;
 mod save;
 mod tool;
+mod vmap;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -64,7 +65,9 @@ impl ChainKey {
 pub struct Texts {
     /// Chains whose printed rules are those of the index, position for position.
     iptables: HashMap<ChainKey, Vec<String>>,
-    nft: nft::Rules,
+    nft: nft::Listing,
+    /// Tables with verdict maps, once more, with what the maps hold ([`Effect::OneOf`]).
+    refined: HashMap<(TableFamily, String), TableIndex>,
     missing: Vec<Missing>,
 }
 
@@ -89,6 +92,7 @@ impl Texts {
             if let Some(chains) = tool.and_then(|tool| saved.get_mut(&tool)) {
                 texts.adopt(table, chains);
             }
+            texts.refine(table);
         }
         texts
     }
@@ -112,13 +116,39 @@ impl Texts {
         let rule = chain.rules.get(step.rule)?;
         let key =
             rule.handle.map(|handle| RuleKey { family: table.family, table: table.name.clone(), handle });
-        let native = key.and_then(|key| self.nft.get(&key)).map(String::as_str);
+        let native = key.and_then(|key| self.nft.rules.get(&key)).map(String::as_str);
         let printed = self.iptables.get(&ChainKey::new(table, chain)).and_then(|rules| rules.get(step.rule));
         match (printed, native) {
             (Some(printed), Some(native)) if !faithful(rule, printed, native) => Some(native),
             (Some(printed), _) => Some(printed),
             (None, native) => native,
         }
+    }
+
+    /// Keeps a copy of the table in which verdict maps are known by what they hold.
+    fn refine(&mut self, table: &TableIndex) {
+        let mut refined = table.clone();
+        let mut any = false;
+        for rule in refined.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            let (Effect::Unknown { target }, Some(handle)) = (&rule.effect, rule.handle) else { continue };
+            let key = RuleKey { family: table.family, table: table.name.clone(), handle };
+            let Some(text) = self.nft.rules.get(&key) else { continue };
+            let elements = |name: &str| self.nft.map(table.family, &table.name, name);
+            if let Some(effects) = vmap::effects(table, text, elements) {
+                rule.effect = Effect::OneOf { target: target.clone(), effects };
+                any = true;
+            }
+        }
+        if any {
+            self.refined.insert((table.family, table.name.clone()), refined);
+        }
+    }
+
+    /// The table as the texts tell it: the same chains and rules, and more about what some of them do.
+    #[must_use]
+    pub fn refined<'a>(&'a self, table: &'a TableIndex) -> &'a TableIndex {
+        let known = self.refined.get(&(table.family, table.name.clone()));
+        known.filter(|known| known.backend == table.backend).unwrap_or(table)
     }
 
     /// Which texts could not be had, and why.
@@ -148,7 +178,9 @@ fn fits(table: &TableIndex, rule: &Rule, text: &str) -> bool {
         Effect::Return => ends(" -j RETURN"),
         Effect::Final { verdict: Verdict::Drop, target } if target == "DROP" => ends(" -j DROP"),
         Effect::Final { verdict: Verdict::Accept, target } if target == "ACCEPT" => ends(" -j ACCEPT"),
-        Effect::Final { .. } | Effect::Continue { .. } | Effect::Unknown { .. } => true,
+        Effect::Final { .. } | Effect::Continue { .. } | Effect::OneOf { .. } | Effect::Unknown { .. } => {
+            true
+        }
     }
 }
 

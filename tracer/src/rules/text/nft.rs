@@ -12,21 +12,42 @@ pub(super) struct RuleKey {
     pub(super) handle: u64,
 }
 
+/// Statement text of every rule, without the handle, on one line.
 pub(super) type Rules = HashMap<RuleKey, String>;
 
-/// Statement text of every rule, without the handle, on one line.
-pub(super) fn parse(output: &str) -> Rules {
+/// What a ruleset's listing says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listing {
+    pub(super) rules: Rules,
+    /// Family, table and name of every named map, and its elements on one line.
+    maps: HashMap<(TableFamily, String, String), String>,
+}
+
+impl Listing {
+    /// The elements of a named map.
+    pub(super) fn map(&self, family: TableFamily, table: &str, name: &str) -> Option<&str> {
+        self.maps.get(&(family, table.to_owned(), name.to_owned())).map(String::as_str)
+    }
+}
+
+pub(super) fn parse(output: &str) -> Listing {
     let mut parser = Parser::default();
     for line in output.lines() {
         parser.line(line);
     }
-    parser.rules.into_iter().filter_map(|(key, text)| Some((key, text?))).collect()
+    Listing {
+        rules: parser.rules.into_iter().filter_map(|(key, text)| Some((key, text?))).collect(),
+        maps: parser.maps,
+    }
 }
 
 #[derive(Default)]
 struct Parser {
     table: Option<(TableFamily, String)>,
     in_chain: bool,
+    /// Name of the map that is being listed, and its lines so far.
+    map: Option<(String, String)>,
+    maps: HashMap<(TableFamily, String, String), String>,
     /// Rules begun and not ended, outermost first.
     open: Vec<Begun>,
     /// `None` for a handle that came twice: a comment with line breaks can look like a rule, and nft quotes nothing.
@@ -46,11 +67,30 @@ impl Parser {
             0 if text.is_empty() => {}
             0 => self.table = table(text),
             1 => {
+                self.map_ends();
                 self.in_chain = text.starts_with("chain ");
+                self.map = map_name(text).map(|name| (name.to_owned(), String::new()));
                 self.open.clear();
             }
             _ if self.in_chain => self.statement(text.trim()),
-            _ => {}
+            _ => {
+                if let Some((_, lines)) = &mut self.map {
+                    lines.extend([text.trim(), " "]);
+                }
+            }
+        }
+    }
+
+    fn map_ends(&mut self) {
+        let (Some((name, lines)), Some((family, table))) = (self.map.take(), self.table.clone()) else {
+            return;
+        };
+        let elements = match lines.split_once("elements = {") {
+            Some((_, elements)) => elements.trim_end().strip_suffix('}'),
+            None => Some(""),
+        };
+        if let Some(elements) = elements {
+            self.maps.insert((family, table, name), elements.to_owned());
         }
     }
 
@@ -83,6 +123,11 @@ impl Parser {
             Entry::Occupied(mut entry) => drop(entry.insert(None)),
         }
     }
+}
+
+/// `map NAME { # handle N`
+fn map_name(line: &str) -> Option<&str> {
+    Some(line.strip_prefix("map ")?.split_once(" {")?.0)
 }
 
 /// `table FAMILY NAME { # handle N`
@@ -119,7 +164,7 @@ mod tests {
 
     #[test]
     fn every_recorded_rule_is_found_and_nothing_else() {
-        let rules = parse(RECORDED);
+        let rules = parse(RECORDED).rules;
         assert_eq!(rules.len(), 44);
         let inet = |handle| text(&rules, TableFamily::Inet, "fw", handle);
         assert_eq!(inet(9).unwrap(), r#"iifname "lo" accept comment "loop # handle 99 \ back""#);
@@ -151,7 +196,7 @@ mod tests {
             \t\ttype filter hook input priority filter; policy accept;\n\t\ttcp dport 22 jump {\n\
             \t\t\tip saddr 1.1.1.1 accept\n\t\t\tdrop\n\t\t} # handle 5\n\
             \t\tcounter log prefix \"after\" # handle 9\n\t}\n}\n";
-        let rules = parse(output);
+        let rules = parse(output).rules;
         assert_eq!(rules.len(), 2);
         let whole = text(&rules, TableFamily::Inet, "a", 5).unwrap();
         assert_eq!(whole, "tcp dport 22 jump { ip saddr 1.1.1.1 accept; drop; }");
@@ -161,7 +206,7 @@ mod tests {
     #[test]
     fn rules_inside_an_anonymous_chain_keep_their_own_handles() {
         let output = "table ip a {\n\tchain c {\n\t\ttcp dport 22 jump {\n\t\t\taccept # handle 3\n\t\t} # handle 5\n\t}\n}";
-        let rules = parse(output);
+        let rules = parse(output).rules;
         assert_eq!(text(&rules, TableFamily::Ip, "a", 3).unwrap(), "accept");
         assert_eq!(text(&rules, TableFamily::Ip, "a", 5).unwrap(), "tcp dport 22 jump { accept; }");
     }
@@ -169,14 +214,17 @@ mod tests {
     #[test]
     fn a_long_list_of_elements_may_go_over_lines() {
         let output = "table ip a {\n\tchain c {\n\t\ttcp dport { 1,\n\t\t\t     2,\n\t\t\t     3 } drop # handle 4\n\t}\n}";
-        assert_eq!(text(&parse(output), TableFamily::Ip, "a", 4).unwrap(), "tcp dport { 1, 2, 3 } drop");
+        assert_eq!(
+            text(&parse(output).rules, TableFamily::Ip, "a", 4).unwrap(),
+            "tcp dport { 1, 2, 3 } drop"
+        );
     }
 
     #[test]
     fn a_comment_cannot_pretend_to_be_a_rule() {
         let output = "table ip a {\n\tchain c {\n\t\tlog # handle 2\n\t\taccept comment \"x\n\t\tdrop # handle 4\n\
             \t\t\" # handle 3\n\t\treject # handle 4\n\t}\n\tchain d {\n\t\tlog # handle 5\n\t}\n}";
-        let rules = parse(output);
+        let rules = parse(output).rules;
         let seen = |handle| text(&rules, TableFamily::Ip, "a", handle);
         assert_eq!((seen(3), seen(4)), (None, None));
         assert_eq!((seen(2).as_deref(), seen(5).as_deref()), (Some("log"), Some("log")));
@@ -190,7 +238,7 @@ mod tests {
             "table x y {\n\tchain c {\n\t\taccept # handle 1",
             "\t\taccept # handle 2",
         ] {
-            assert!(parse(output).is_empty(), "{output:?}");
+            assert!(parse(output).rules.is_empty(), "{output:?}");
         }
     }
 }

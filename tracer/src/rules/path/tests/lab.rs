@@ -58,6 +58,10 @@ fn next(counters: &mut usize) -> usize {
 fn effect(word: &str, known: &[&str]) -> Effect {
     let to = |name: &str| ChainRef(known.iter().position(|k| *k == name).unwrap());
     match word.split_once(' ') {
+        Some(("of", words)) => Effect::OneOf {
+            target: "vmap".into(),
+            effects: words.split('|').map(|word| effect(word, known)).collect(),
+        },
         Some(("jump", name)) => Effect::Jump(to(name)),
         Some(("goto", name)) => Effect::Goto(to(name)),
         _ => match (word, verdict(word)) {
@@ -110,7 +114,7 @@ pub(super) enum Sight {
     /// A condition behind the counter failed.
     FailsLate,
     Matches,
-    /// Matches a rule of unknown effect, which then does this.
+    /// Matches a verdict map or a rule of unknown effect, which then does this.
     Does(Effect),
 }
 
@@ -172,7 +176,7 @@ impl<'a, O: FnMut(Step) -> Sight> Kernel<'a, O> {
             };
             self.steps.push(step);
             match effect {
-                Effect::Continue { .. } | Effect::Unknown { .. } => {}
+                Effect::Continue { .. } | Effect::Unknown { .. } | Effect::OneOf { .. } => {}
                 Effect::Final { verdict, .. } => return Some((Decision::Rule(step), verdict)),
                 Effect::Jump(to) => {
                     if let Some(end) = self.walk(to) {

@@ -4,7 +4,8 @@ mod lab;
 mod random;
 
 use tracer_common::records::{
-    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, Hit,
+    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE,
+    HITS_UNSWITCHED, Hit,
 };
 
 use self::lab::{names, table};
@@ -99,6 +100,29 @@ fn fate_contradicts_the_walk() {
     assert_eq!(solve_first(&t, "INPUT#1", Fate::Dropped).inexact, Some(Inexact::NoWalk));
     assert_eq!(solve_first(&t, "INPUT#2", Fate::Passed).inexact, Some(Inexact::NoWalk));
     assert!(solve_first(&t, "INPUT#1", Fate::Unknown).is_exact());
+}
+
+#[test]
+fn a_translation_is_a_rule_s_work() {
+    let mut t = table("PREROUTING accept!: nat~");
+    t.chains[0].rules[0].effect = Effect::Final { verdict: Verdict::Accept, target: "nat".into() };
+    let plain = solve_first(&t, "PREROUTING#1", Fate::Passed);
+    assert_eq!(plain.inexact, Some(Inexact::SeveralWalks), "the map behind the counter may hold nothing");
+    let translated = solve_first(&t, "PREROUTING#1", Fate::Translated);
+    assert!(translated.is_exact());
+    assert_eq!(names(&t, &translated.steps), "PREROUTING#1");
+}
+
+#[test]
+fn a_verdict_map_does_only_what_it_holds() {
+    let after = |map: &str| {
+        let t = table(&format!("FORWARD drop!: {map}?, jump OK\nOK!: accept"));
+        let walk = solve_first(&t, "FORWARD#2 OK#1", Fate::Passed);
+        (names(&t, &walk.steps), walk.is_exact())
+    };
+    assert_eq!(after("vmap"), ("FORWARD#2 OK#1".into(), false), "it may have gone there itself");
+    assert_eq!(after("of accept|drop"), ("FORWARD#2 OK#1".into(), true));
+    assert_eq!(after("of accept|continue"), ("FORWARD#2 OK#1".into(), false), "no trace of a match");
 }
 
 #[test]
@@ -213,6 +237,23 @@ fn the_answer_of_a_reject_is_told_apart() {
     assert!(walk.is_exact());
     let alone = solve(&t, ChainRef(0), &reading, 0, Fate::Dropped);
     assert_eq!(alone.inexact, Some(Inexact::NoWalk), "without the flag every counter must be its own");
+}
+
+/// At OUTPUT the answer walks the very chain that rejects; whether it does so whole is known only of a task that was
+/// not switched out.
+#[test]
+fn the_answer_of_a_reject_at_output_is_told_apart() {
+    let unswitched = HITS_INTERLEAVED | HITS_UNSWITCHED;
+    let t = table("OUTPUT accept: reject, log");
+    let passed = moved(&t, "OUTPUT#1 OUTPUT#2 OUTPUT#end");
+    let rejected_too = moved(&t, "OUTPUT#1 OUTPUT#1");
+    for reading in [passed, rejected_too] {
+        let walk = solve(&t, ChainRef(0), &reading, unswitched, Fate::Dropped);
+        assert_eq!((names(&t, &walk.steps).as_str(), walk.verdict), ("OUTPUT#1", Some(Verdict::Reject)));
+        assert!(walk.is_exact());
+        let unsure = solve(&t, ChainRef(0), &reading, HITS_INTERLEAVED, Fate::Dropped);
+        assert_eq!(unsure.inexact, Some(Inexact::Interleaved));
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Random tables and packets: what `solve` calls exact is what the simulated kernel did.
 
-use tracer_common::records::{HITS_INTERLEAVED, Hit};
+use tracer_common::records::{HITS_INTERLEAVED, HITS_UNSWITCHED, Hit};
 
 use super::{
     lab::{Kernel, Sight, Taken, names, table},
@@ -69,12 +69,20 @@ fn random_rule(dice: &mut Dice, style: Style, later: std::ops::Range<usize>) -> 
             format!("{} U{to}", if dice.one_in(4) { "goto" } else { "jump" })
         }
         4 => "return".into(),
-        5 if style.unknown => "vmap".into(),
+        5 if style.unknown && dice.one_in(2) => "vmap".into(),
+        5 if style.unknown => match later.clone().next() {
+            Some(to) => format!("of accept|drop|jump U{to}|goto U{to}"),
+            None => "of accept|return".into(),
+        },
         6 => dice.pick(&["accept", "drop", "reject"]).into(),
         _ => "log".into(),
     };
     if !style.counted {
-        rule += dice.pick(if rule == "vmap" { &["", "?", "~"] } else { &["", "", "?", "~", "!"] });
+        rule += dice.pick(if rule == "vmap" || rule.starts_with("of ") {
+            &["", "?", "~"]
+        } else {
+            &["", "", "?", "~", "!"]
+        });
     }
     rule
 }
@@ -89,7 +97,10 @@ fn random_sight(dice: &mut Dice, index: &TableIndex, step: Step) -> Sight {
         0..2 => Sight::Fails,
         2 if late => Sight::FailsLate,
         _ if matches!(rule.effect, Effect::Unknown { .. }) => Sight::Does(random_effect(dice, index, step)),
-        _ => Sight::Matches,
+        _ => match &rule.effect {
+            Effect::OneOf { effects, .. } => Sight::Does(effects[dice.below(effects.len())].clone()),
+            _ => Sight::Matches,
+        },
     }
 }
 
@@ -167,26 +178,39 @@ fn exact_walks_are_the_real_ones_when_much_is_not_counted() {
 /// A packet that passed FORWARD while the kernel sent others through OUTPUT.
 #[test]
 fn exact_walks_are_the_real_ones_among_others() {
+    let exact = exact_among_others(ChainRef(0), |_| ChainRef(1));
+    assert!(exact >= 600, "only {exact} of 2000 exact");
+}
+
+/// A packet that passed OUTPUT while others passed any chain.
+#[test]
+fn exact_walks_on_the_way_out_are_the_real_ones_among_others() {
+    let exact = exact_among_others(ChainRef(1), |dice| ChainRef(dice.below(2)));
+    assert!(exact >= 200, "only {exact} of 2000 exact");
+}
+
+fn exact_among_others(base: ChainRef, mut other_base: impl FnMut(&mut Dice) -> ChainRef) -> u32 {
     let mut exact = 0;
     for seed in 0..2_000 {
         let dice = &mut Dice(seed);
         let style = if dice.one_in(2) { LEGACY } else { NFT };
         let index = random_table(dice, style);
-        let taken = random_packet(dice, &index, ChainRef(0));
+        let taken = random_packet(dice, &index, base);
         let mut moved = taken.moved.clone();
         for _ in 0..1 + dice.below(2) {
-            let other = random_packet(dice, &index, ChainRef(1));
+            let other_base = other_base(dice);
+            let other = random_packet(dice, &index, other_base);
             moved.iter_mut().zip(&other.moved).for_each(|(sum, n)| *sum += n);
         }
         let hits = Taken { moved, ..Kernel::judge(&index, ChainRef(0), |_| Sight::Fails) }.hits();
-        let walk = solve(&index, ChainRef(0), &hits, HITS_INTERLEAVED, fate(dice, &taken));
+        let walk = solve(&index, base, &hits, HITS_INTERLEAVED | HITS_UNSWITCHED, fate(dice, &taken));
         if walk.is_exact() {
             exact += 1;
             assert_same(seed, &index, &walk, &taken);
         }
         assert!(part_of(&walk.steps, &taken.steps), "seed {seed}: shown as certain, but did not match");
     }
-    assert!(exact >= 600, "only {exact} of 2000 exact");
+    exact
 }
 
 /// A hit too many, one too few, one that counts wrong.

@@ -1,0 +1,89 @@
+//! What both sides tell of one packet in one base chain, in the same terms.
+
+use std::collections::HashMap;
+
+/// A packet in a base chain. Packets that look alike share it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// `ip`, `ip6`, `inet`.
+    pub(crate) family: String,
+    pub(crate) table: String,
+    pub(crate) chain: String,
+    pub(crate) protocol: String,
+    /// Source and destination as they were before the chain.
+    pub(crate) ends: [(String, Option<u16>); 2],
+    pub(crate) ip_id: Option<u16>,
+    /// `SAFRPUEC`, those that are set.
+    pub(crate) flags: Option<String>,
+}
+
+/// A walk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Story {
+    /// Chain, and the rule's handle (nft) or position (iptables-legacy).
+    pub(crate) steps: Vec<(String, u64)>,
+    pub(crate) by_rule: bool,
+    /// `accept`, `drop` and the like; `None` where the witness does not say.
+    pub(crate) verdict: Option<String>,
+}
+
+impl Story {
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let same = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
+        (&self.steps, self.by_rule) == (&other.steps, other.by_rule) && same(&self.verdict, &other.verdict)
+    }
+}
+
+/// What one side told and the other has not matched yet.
+#[derive(Debug, Default)]
+pub(crate) struct Stories(HashMap<Key, Vec<Story>>);
+
+impl Stories {
+    pub(crate) fn add(&mut self, key: Key, story: Story) {
+        self.0.entry(key).or_default().push(story);
+    }
+
+    /// Takes a story that is the same; false when there is none.
+    pub(crate) fn take(&mut self, key: &Key, story: &Story) -> bool {
+        let Some(all) = self.0.get_mut(key) else { return false };
+        let found = all.iter().position(|known| known.is(story));
+        found.is_some_and(|at| {
+            all.remove(at);
+            true
+        })
+    }
+
+    /// Takes any story of this packet.
+    pub(crate) fn take_any(&mut self, key: &Key) -> Option<Story> {
+        let all = self.0.get_mut(key)?;
+        (!all.is_empty()).then(|| all.remove(0))
+    }
+
+    pub(crate) fn of(&self, key: &Key) -> &[Story] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether something is left of a packet that is told from all others.
+    pub(crate) fn is_open(&self) -> bool {
+        self.left() > 0
+    }
+
+    pub(crate) fn left(&self) -> usize {
+        self.told_apart().map(|(_, all)| all.len()).sum()
+    }
+
+    /// What is left, in words.
+    pub(crate) fn told(&self) -> Vec<String> {
+        self.told_apart().map(|(key, all)| format!("{key:?}: {all:?}")).collect()
+    }
+
+    /// Without packets that all look alike, such as those of neighbour discovery.
+    fn told_apart(&self) -> impl Iterator<Item = (&Key, &Vec<Story>)> {
+        let alike = |key: &Key| key.protocol == "icmp6" || key.ends[1].0.starts_with("ff02:");
+        self.0.iter().filter(move |(key, all)| !all.is_empty() && !alike(key))
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}

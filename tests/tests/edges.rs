@@ -1,0 +1,78 @@
+//! Base chains at the ends of the priorities, where the kernel lets no probe of ours stand.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tests::{
+    expect,
+    pathtrace::Pathtrace,
+    ruleset,
+    topology::{Family, Lab, Topology},
+    traffic::{self, Answer, LONG, SHORT, Server},
+};
+
+const LAST: i32 = i32::MAX;
+
+fn late(hook: &str, verdict: &str) -> String {
+    format!(
+        "table ip late {{\nchain {hook} {{\ntype filter hook {hook} priority {LAST}; policy accept;\ntcp dport 80 counter {verdict}\n}}\n}}\n"
+    )
+}
+
+/// One attempt to `to` while the host has a chain at the highest priority; the journey of its first packet.
+fn first_packet(lab: &Lab, to: SocketAddr, answered: bool) -> Result<(Value, Value)> {
+    let trace = Pathtrace::start(Some(lab.netns("host")?), &["--port", "80"])?;
+    let patience = if answered { *LONG } else { SHORT };
+    let (answer, _) = traffic::tcp(lab.netns("client")?, to, patience)?;
+    assert_eq!(matches!(answer, Answer::Answered { .. }), answered, "{answer:?}");
+    let syn = json!({"packet": {"tcp_flags": "S"}});
+    trace.wait_for("the first packet", |lines| expect::find(lines, &syn).is_some())?;
+    let report = trace.stop()?;
+    assert!(report.status.success(), "{}", report.stderr);
+    let journey = expect::find(&report.lines, &syn).cloned().unwrap_or_default();
+    Ok((journey, report.of_type("start")[0].clone()))
+}
+
+fn fits(journey: &Value, pattern: &Value) {
+    if let Err(wrong) = expect::matches(pattern, journey) {
+        panic!("{wrong}\n{}", expect::pretty(journey));
+    }
+}
+
+#[test]
+fn a_chain_at_the_highest_priority_is_told_from_what_comes_next() -> Result<()> {
+    for (verdict, result) in [("accept", "forwarded"), ("drop", "dropped")] {
+        let lab = Lab::new(Topology::Routed)?;
+        let to = SocketAddr::new(lab.address("server", Family::Ipv4)?, 80);
+        let _server = Server::tcp(lab.netns("server")?, to)?;
+        ruleset::nft(lab.netns("host")?, &late("forward", verdict))?;
+        let (journey, start) = first_packet(&lab, to, verdict == "accept")?;
+        fits(
+            &journey,
+            &json!({"stages": [{"hook": "forward", "table": "late", "chain": "forward", "priority": LAST,
+                                "verdict": verdict, "rules": [{"position": 1}]}],
+                    "outcome": {"result": result}}),
+        );
+        let said = start["missing"].to_string();
+        assert!(said.contains(&format!("priority {LAST} of IPv4 FORWARD")), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn delivery_behind_a_chain_at_the_highest_priority() -> Result<()> {
+    for (verdict, result) in [("accept", "delivered"), ("drop", "dropped")] {
+        let lab = Lab::new(Topology::Routed)?;
+        let to = SocketAddr::new(lab.address("host", Family::Ipv4)?, 80);
+        let _server = Server::tcp(lab.netns("host")?, to)?;
+        ruleset::nft(lab.netns("host")?, &late("input", verdict))?;
+        let (journey, _) = first_packet(&lab, to, verdict == "accept")?;
+        fits(
+            &journey,
+            &json!({"stages": [{"hook": "input", "table": "late", "priority": LAST, "verdict": verdict}],
+                    "outcome": {"result": result}}),
+        );
+    }
+    Ok(())
+}
