@@ -189,7 +189,12 @@ impl<'a> HookReader<'a> {
     /// `struct nf_nat_lookup_hook_priv` (net/netfilter/nf_nat_core.c).
     fn nat_chains(&self, net: u64, private: u64) -> Result<Vec<HookFunction>, ReadError> {
         // In a module of its own (nf_nat), which is there when its function is hooked.
-        let entries = self.types.require("nf_nat_lookup_hook_priv", "entries")?;
+        let entries = match self.types.require("nf_nat_lookup_hook_priv", "entries") {
+            // The first member where `struct net` still holds the tables, before modules had BTF; functions that differ
+            // from their registration show if it is not.
+            Err(_) if self.types.offset_of("net", "ipv4.nat_table").is_some() => 0,
+            found => found?,
+        };
         let slot = private.wrapping_add(u64::from(entries));
         match self.pointer("nf_nat_lookup_hook_priv", slot)? {
             Some(entries) => self.entries(net, entries, false),

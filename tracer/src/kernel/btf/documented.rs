@@ -1,5 +1,5 @@
 //! Layouts that kernels without BTF of their modules (before 5.11) do not describe, and that need no description: the
-//! interface of ip_tables with user space cannot change, and two first members are what they are on every kernel.
+//! interface of ip_tables with user space cannot change, and one member of the kernel's own has never moved.
 
 /// Structure, member, byte offset on 64-bit machines.
 const MEMBERS: &[(&str, &str, u32)] = &[
@@ -22,8 +22,6 @@ const MEMBERS: &[(&str, &str, u32)] = &[
     ("xt_counters", "pcnt", 0),
     // include/linux/netfilter/x_tables.h: behind its list_head. Names that are none show that it is not so.
     ("xt_target", "name", 16),
-    // net/netfilter/nf_nat_core.c. Functions that differ from their registration show that it is not so.
-    ("nf_nat_lookup_hook_priv", "entries", 0),
 ];
 
 /// Structure, bytes.
