@@ -31,7 +31,8 @@ fn settings() -> Settings {
 }
 
 fn load_all(edition: Edition) {
-    let mut kernel_side = object::create(&object::for_kernel(edition, None), &settings()).expect("maps, as root");
+    let mut kernel_side =
+        object::create(&object::for_kernel(edition, None), &settings()).expect("maps, as root");
     let mut loaded = 0;
     for (name, program) in kernel_side.programs_mut() {
         let (result, checked) = match program {
