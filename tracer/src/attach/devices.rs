@@ -65,7 +65,7 @@ impl Devices {
         let (say, news) = channel();
         let (gone, hear) = channel();
         let job = move || {
-            if let Err(error) = run(programs, namespaces, &say, &hear) {
+            if let Err(error) = run(&programs, namespaces, &say, &hear) {
                 // Nobody listens any more when the trace is over.
                 let _ = say.send(News::Refused(format!("{error:#}")));
             }
@@ -108,7 +108,7 @@ struct Space {
 }
 
 fn run(
-    programs: [OwnedFd; 2],
+    programs: &[OwnedFd; 2],
     namespaces: BTreeMap<u32, PathBuf>,
     say: &Sender<News>,
     gone: &Receiver<u32>,
@@ -127,14 +127,14 @@ fn run(
         anyhow::bail!("{devices} devices, more than {MOST_DEVICES}");
     }
     for space in spaces.values_mut() {
-        if let Some(problem) = space.place(&programs)?.into_iter().next() {
+        if let Some(problem) = space.place(programs)?.into_iter().next() {
             anyhow::bail!(problem);
         }
     }
     if say.send(News::Placed).is_err() {
         return Ok(());
     }
-    follow(&programs, &mut spaces, &epoll, say, gone)
+    follow(programs, &mut spaces, &epoll, say, gone)
 }
 
 /// Places links on devices that come, until nobody listens any more.

@@ -21,7 +21,7 @@ impl Trace<'_> {
             match news {
                 News::Placed => self.devices_say("tcx programs watch devices from now on")?,
                 News::Refused(why) => {
-                    self.devices_say(&format!("tracepoints go on watching devices: {why}"))?
+                    self.devices_say(&format!("tracepoints go on watching devices: {why}"))?;
                 }
                 News::Problem(problem) => self.notice(NoticeLevel::Warning, problem)?,
             }
