@@ -3,6 +3,7 @@
 
 pub mod docker;
 pub mod expect;
+pub mod foreign;
 pub mod machine;
 pub mod netns;
 pub mod pathtrace;

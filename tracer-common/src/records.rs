@@ -148,8 +148,8 @@ pub struct Sight {
     pub route_ifindex: u32,
     /// `dst_entry.error`, 0 or a negative errno.
     pub route_error: i32,
+    pub reserved: u32,
     pub route_name: [u8; 16],
-    pub reserved_end: u32,
 }
 
 /// [`Sight::reason`] where the kernel gives none.
@@ -201,7 +201,7 @@ pub struct Hit {
     pub packets: u32,
 }
 
-/// The counters of one table that moved while it judged a packet.
+/// The counters of one table that moved while it judged a packet. The record ends behind the last hit counted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleHits {
@@ -215,7 +215,11 @@ pub struct RuleHits {
     pub hits: [Hit; MAX_HITS],
 }
 
-const _: () = assert!(size_of::<RuleHits>() == 40 + 8 * MAX_HITS);
+/// Bytes of [`RuleHits`] before its hits.
+pub const RULE_HITS_HEAD: usize = 40;
+
+const _: () = assert!(core::mem::offset_of!(RuleHits, hits) == RULE_HITS_HEAD);
+const _: () = assert!(size_of::<RuleHits>() == RULE_HITS_HEAD + size_of::<Hit>() * MAX_HITS);
 
 /// One lookup in one routing table.
 #[repr(C)]

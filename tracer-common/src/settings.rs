@@ -23,6 +23,9 @@ pub struct Settings {
     pub tentative: u32,
     /// Not 0: programs log through aya-log.
     pub verbose: u32,
+    /// BTF id of the structure that kernel addresses are cast to for reading (16 bytes of integers); 0: reads call a
+    /// helper.
+    pub cast_type: u32,
 }
 
 impl Settings {
@@ -57,9 +60,11 @@ pub mod role {
     pub const ENTRY: u32 = 4;
 }
 
-/// Immediates in the netfilter program that the loader replaces, so that one program text serves every place.
+/// Numbers in the programs that the loader replaces.
 pub mod patch {
-    /// Becomes the priority at which the probe stands.
+    /// In a call: becomes the kernel function `bpf_rdonly_cast`, where there is one.
+    pub const CAST: u32 = 0x7041_746a;
+    /// In a netfilter program, so that one text serves every place: becomes the priority at which the probe stands.
     pub const PRIORITY: u32 = 0x7041_7468;
     /// Becomes [`super::role`] bits.
     pub const ROLE: u32 = 0x7041_7469;

@@ -6,7 +6,7 @@ pub const IPV6: u8 = 6;
 
 /// Source and destination. IPv4 addresses stand in the last word of the array, the others are 0.
 /// Addresses are kept in network byte order, ports in host byte order (0 for protocols without ports).
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Tuple {
     pub source: [u32; 4],

@@ -62,8 +62,8 @@ pub(crate) fn tuple(entry: u64, direction: u64, into: &mut Tuple) -> bool {
     }
     let base = entry + hashes + inner + direction * size;
     let mut reader = Reader::new();
-    let source: [u32; 4] = member!(reader, base, tuple_src);
-    let destination: [u32; 4] = member!(reader, base, tuple_dst);
+    into.source = member!(reader, base, tuple_src);
+    into.destination = member!(reader, base, tuple_dst);
     let family: u16 = member!(reader, base, tuple_l3num);
     let source_port: u16 = member!(reader, base, tuple_src_port);
     let destination_port: u16 = member!(reader, base, tuple_dst_port);
@@ -72,12 +72,10 @@ pub(crate) fn tuple(entry: u64, direction: u64, into: &mut Tuple) -> bool {
     // Of an IPv4 address, `union nf_inet_addr` uses the first word only.
     if family == AF_INET {
         into.family = IPV4;
-        into.source = [0, 0, 0, source[0]];
-        into.destination = [0, 0, 0, destination[0]];
+        into.source = [0, 0, 0, into.source[0]];
+        into.destination = [0, 0, 0, into.destination[0]];
     } else {
         into.family = if family == AF_INET6 { IPV6 } else { 0 };
-        into.source = source;
-        into.destination = destination;
     }
     if has_ports(into.protocol) {
         into.source_port = u16::from_be(source_port);

@@ -10,14 +10,14 @@ use tracer_common::{
     counters::Counter,
     records::{
         HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, HITS_UNSWITCHED, Hit,
-        Kind, MAX_HITS, RuleHits,
+        Kind, MAX_HITS,
     },
     settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
 };
 
 use crate::{
-    emit::head,
-    maps::{COUNTER_LIST, EVENTS, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
+    emit::{self, head},
+    maps::{COUNTER_LIST, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
     read::{Reader, offset},
 };
 
@@ -95,13 +95,13 @@ macro_rules! each {
 
 /// Rules that are read of one table where every round of a loop costs the verifier anew.
 #[cfg(feature = "older")]
-const MOST: u32 = 512;
+const MOST: u32 = 256;
 
 #[cfg(feature = "older")]
 macro_rules! each {
     ($count:expr, $callback:ident, $run:ident) => {{
         let most = if $count < MOST { $count } else { MOST };
-        $run.unreadable = older::$callback($run.slot, $run.list, $run.snapshot, most);
+        $run.unreadable |= older::$callback($run.slot, $run.list, $run.snapshot, most);
         most
     }};
 }
@@ -312,11 +312,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         if !is_current(table) {
             hits.flags |= HITS_STALE;
         }
-        if EVENTS.output::<RuleHits>(&*hits, 0).is_err() {
-            count(Counter::RingFull);
-        } else {
-            count(Counter::Emitted);
-        }
+        emit::hits(hits);
     }
     reading.busy = 0;
     0

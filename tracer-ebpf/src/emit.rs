@@ -1,9 +1,15 @@
 //! Records into the ring buffer; what does not fit is counted.
 
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_ringbuf_output},
+};
 use tracer_common::{
     counters::Counter,
-    records::{ConntrackTuples, Head, Kind, REASON_UNKNOWN, SIGHT_GAP, SIGHT_UNREADABLE, Sight},
+    records::{
+        ConntrackTuples, Head, Hit, Kind, MAX_HITS, REASON_UNKNOWN, RULE_HITS_HEAD, RuleHits, SIGHT_GAP,
+        SIGHT_UNREADABLE, Sight,
+    },
     tuple::IPV4,
 };
 
@@ -14,6 +20,9 @@ use crate::{
     read::{Reader, member},
     wanted,
 };
+
+/// Records of a CPU after which user space is woken; all CPUs together fill the ring with many times as many.
+const WAKE_EVERY: u64 = 512;
 
 /// `dst_entry` pointer in `skb->_skb_refdst`; bit 0 is `SKB_DST_NOREF`.
 const DST_MASK: u64 = !1;
@@ -71,42 +80,68 @@ pub(crate) fn record<T: 'static>(fill: impl FnOnce(&mut T)) -> bool {
     };
     // SAFETY: records are integers only, so zeroed memory is a valid one; `fill` sets what it knows.
     unsafe {
-        core::ptr::write_bytes(entry.as_mut_ptr(), 0, 1);
+        zero(entry.as_mut_ptr());
         fill(&mut *entry.as_mut_ptr());
     }
-    entry.submit(0);
-    count(Counter::Emitted);
+    entry.submit(wakeup());
     true
+}
+
+/// Zeroes a structure of integers word by word. What LLVM makes of `write_bytes` is a call of a function that writes byte by byte.
+#[inline(always)]
+pub(crate) unsafe fn zero<T>(record: *mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) }
+    let mut at = 0;
+    while at < size_of::<T>() / 8 {
+        // SAFETY: inside the record. Volatile, or the loop would become that call.
+        unsafe { record.cast::<u64>().add(at).write_volatile(0) };
+        at += 1;
+    }
+}
+
+/// Copies a structure of integers word by word, as [`zero`].
+#[inline(always)]
+pub(crate) fn copy<T>(from: &T, to: &mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) }
+    let (from, to) = (core::ptr::from_ref(from).cast::<u64>(), core::ptr::from_mut(to).cast::<u64>());
+    let mut at = 0;
+    while at < size_of::<T>() / 8 {
+        // SAFETY: inside both.
+        unsafe { to.add(at).write_volatile(*from.add(at)) };
+        at += 1;
+    }
+}
+
+/// Counts a record; flags of its submission. Waking user space costs more than the record, and user space looks
+/// every few milliseconds anyway: it is woken only where many records may have come since.
+#[inline(always)]
+fn wakeup() -> u64 {
+    let due = count(Counter::Emitted).is_multiple_of(WAKE_EVERY);
+    (if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }) as u64
+}
+
+/// Sends the counters of a table that moved: as many bytes as it counts.
+#[inline(always)]
+pub(crate) fn hits(hits: &RuleHits) {
+    let length = RULE_HITS_HEAD + (hits.count as usize).min(MAX_HITS) * size_of::<Hit>();
+    // SAFETY: `length` bytes of a live record, and the map's own address.
+    let sent = unsafe {
+        bpf_ringbuf_output(
+            (&raw const EVENTS).cast_mut().cast(),
+            core::ptr::from_ref(hits).cast_mut().cast(),
+            length as u64,
+            wakeup(),
+        )
+    };
+    if sent != 0 {
+        count(Counter::RingFull);
+    }
 }
 
 /// Sends what is seen of a followed packet here, and its conntrack tuples where they are news.
 #[inline(always)]
 pub(crate) fn sight(skb: u64, track: &mut Track, headers: &Headers, place: &Place) {
-    conntrack_news(skb, track, place.netns);
     emit_sight(skb, track, headers, place);
-}
-
-/// Sends the tuples of the packet's conntrack entry when they are new. A global function: the verifier looks at
-/// it once, whoever calls it.
-#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
-#[inline(never)]
-extern "C" fn conntrack_news(skb: u64, track: *mut Track, netns: u32) -> u32 {
-    // SAFETY: null or a live structure, which the verifier checks for each caller.
-    let Some(track) = (unsafe { track.as_mut() }) else { return 0 };
-    let mut reader = Reader::new();
-    let entry = conntrack::of(&mut reader, skb);
-    if entry.address == 0 {
-        return 0;
-    }
-    let status = conntrack::status(&mut reader, entry.address);
-    if entry.address != track.conntrack || status != track.conntrack_status {
-        // What found no room is said again at the next sight.
-        if conntrack_tuples(track.journey, entry.address, netns) {
-            track.conntrack = entry.address;
-            track.conntrack_status = status;
-        }
-    }
-    0
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
@@ -123,6 +158,14 @@ extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, p
     let entry = conntrack::of(&mut reader, skb);
     let status = if entry.address == 0 { 0 } else { conntrack::status(&mut reader, entry.address) };
     let (journey, flags) = (track.journey, track.flags);
+    if entry.address != 0
+        && (entry.address != track.conntrack || status != track.conntrack_status)
+        // What finds no room is said again at the next sight.
+        && conntrack_tuples(journey, entry.address, place.netns)
+    {
+        track.conntrack = entry.address;
+        track.conntrack_status = status;
+    }
     let sent = record::<Sight>(|sight| {
         sight.head = head(place.kind, journey);
         sight.skb = skb;
@@ -134,7 +177,11 @@ extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, p
         sight.hook = place.hook;
         sight.pf = place.pf;
         sight.mark = member!(reader, skb, skb_mark);
-        sight.length = member!(reader, skb, skb_len);
+        let length: u32 = member!(reader, skb, skb_len);
+        let data: u64 = member!(reader, skb, skb_data);
+        // `len` counts from `data`, which may stand at the link layer's header, or behind the network's.
+        let before = if headers.address == 0 { 0 } else { headers.address.wrapping_sub(data) };
+        sight.length = length.wrapping_sub(before as u32);
         sight.conntrack = entry.address;
         sight.conntrack_info = entry.info;
         sight.conntrack_status = status;
@@ -180,8 +227,10 @@ fn conntrack_tuples(journey: u64, address: u64, netns: u32) -> bool {
 
 #[inline(always)]
 fn copy_headers(headers: &Headers, sight: &mut Sight) {
-    sight.tuple = headers.tuple;
-    sight.quoted = headers.quoted;
+    copy(&headers.tuple, &mut sight.tuple);
+    if headers.quoted.is_some() {
+        copy(&headers.quoted, &mut sight.quoted);
+    }
     sight.ip_id = headers.ip_id;
     sight.fragment = headers.fragment;
     sight.ttl = headers.ttl;
@@ -195,7 +244,9 @@ fn copy_headers(headers: &Headers, sight: &mut Sight) {
 pub(crate) fn device(reader: &mut Reader, address: u64, ifindex: &mut u32, name: &mut [u8; 16]) {
     if address != 0 {
         *ifindex = member!(reader, address, dev_ifindex);
-        *name = member!(reader, address, dev_name);
+        let words: [u64; 2] = member!(reader, address, dev_name);
+        // SAFETY: 16 bytes each; records keep names where words may lie.
+        unsafe { name.as_mut_ptr().cast::<[u64; 2]>().write(words) };
     }
 }
 

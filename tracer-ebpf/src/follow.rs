@@ -1,6 +1,6 @@
 //! Which packets are in hand: by address of their `sk_buff`, from first sight until they are freed.
 
-use core::arch::asm;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use tracer_common::{counters::Counter, tuple::Tuple};
@@ -48,6 +48,8 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
         flags,
         priority: 0,
         reserved: 0,
+        device_in: 0,
+        device_out: 0,
     };
     if TRACKED.insert(skb, track, 0).is_err() {
         count(Counter::TrackedFull);
@@ -107,8 +109,9 @@ pub(crate) fn copied_from(skb: u64) -> Option<u64> {
 #[inline(never)]
 extern "C" fn is_copy(skb: u64) -> u32 {
     let Some(hand) = in_hand() else { return 0 };
-    let mut headers = Headers::EMPTY;
-    let known = headers::parse(network_header(&mut Reader::new(), skb), &mut headers);
+    let mut room = MaybeUninit::uninit();
+    let headers = Headers::empty(&mut room);
+    let known = headers::parse(network_header(&mut Reader::new(), skb), headers);
     u32::from(known && headers.tuple == hand.tuple)
 }
 

@@ -1,22 +1,27 @@
 //! What the headers of a packet say.
 
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use core::mem::MaybeUninit;
+
+use network_types::ip::IpProto;
 use tracer_common::tuple::{IPV4, IPV6, Tuple};
 
-use crate::read::{Reader, member};
+use crate::{
+    emit::zero,
+    read::{Reader, member},
+};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMP6: u8 = 58;
-const SCTP: u8 = 132;
-const DCCP: u8 = 33;
-const UDPLITE: u8 = 136;
+const TCP: u8 = IpProto::Tcp as u8;
+const UDP: u8 = IpProto::Udp as u8;
+const ICMP: u8 = IpProto::Icmp as u8;
+const ICMP6: u8 = IpProto::Ipv6Icmp as u8;
+const SCTP: u8 = IpProto::Sctp as u8;
+const DCCP: u8 = IpProto::Dccp as u8;
+const UDPLITE: u8 = IpProto::UdpLite as u8;
 
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION_OPTIONS: u8 = 60;
+const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
+const ROUTING: u8 = IpProto::Ipv6Route as u8;
+const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
 
 /// Mask of the fragment offset in IPv4's `frags` field; a packet with one has no ports.
 const OFFSET_V4: u16 = 0x1fff;
@@ -34,6 +39,8 @@ pub(crate) struct Headers {
     pub(crate) quoted: Tuple,
     /// Fields that no router and no NAT changes: tells a packet from another in a reused `sk_buff`.
     pub(crate) identity: u64,
+    /// Address of the network header, 0 where there is none.
+    pub(crate) address: u64,
     /// IPv4 identification; for IPv6 the low half of the fragment header's, 0 without one.
     pub(crate) ip_id: u16,
     pub(crate) fragment: u16,
@@ -43,29 +50,27 @@ pub(crate) struct Headers {
     pub(crate) icmp_code: u8,
 }
 
-/// The tuple of no packet: family 0.
-const NO_TUPLE: Tuple = Tuple {
-    source: [0; 4],
-    destination: [0; 4],
-    source_port: 0,
-    destination_port: 0,
-    protocol: 0,
-    family: 0,
-    reserved: 0,
-};
+/// Zeroes a structure of integers where it lies. As a constant it would be filled byte by byte by a function; as a
+/// value it would lie on the stack twice.
+///
+/// # Safety
+/// `T` takes zero in each of its fields.
+#[inline(always)]
+pub(crate) unsafe fn zeroed<T>(place: &mut MaybeUninit<T>) -> &mut T {
+    // SAFETY: the caller's.
+    unsafe {
+        zero(place.as_mut_ptr());
+        place.assume_init_mut()
+    }
+}
 
 impl Headers {
-    pub(crate) const EMPTY: Self = Self {
-        tuple: NO_TUPLE,
-        quoted: NO_TUPLE,
-        identity: 0,
-        ip_id: 0,
-        fragment: 0,
-        ttl: 0,
-        tcp_flags: 0,
-        icmp_type: 0,
-        icmp_code: 0,
-    };
+    /// Room for headers, all 0.
+    #[inline(always)]
+    pub(crate) fn empty(place: &mut MaybeUninit<Self>) -> &mut Self {
+        // SAFETY: integers only.
+        unsafe { zeroed(place) }
+    }
 }
 
 /// What a fragment says of its place in the datagram.
@@ -111,7 +116,7 @@ pub(crate) fn network_header(reader: &mut Reader, skb: u64) -> u64 {
     head + offset as u64
 }
 
-/// Reads the headers of the packet at `address`; false where there is no IP packet.
+/// Reads the headers of the packet at `address` into empty ones; false where there is no IP packet.
 #[inline(always)]
 pub(crate) fn parse(address: u64, into: &mut Headers) -> bool {
     parse_headers(address, into) != 0
@@ -123,7 +128,6 @@ pub(crate) fn parse(address: u64, into: &mut Headers) -> bool {
 extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
     let Some(into) = (unsafe { into.as_mut() }) else { return 0 };
-    *into = Headers::EMPTY;
     let mut reader = Reader::new();
     let first: u8 = reader.read(address);
     let transport = match first >> 4 {
@@ -134,48 +138,63 @@ extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
     if transport != 0 {
         transport_header(&mut reader, transport, into);
     }
-    u32::from(into.tuple.family != 0)
+    if into.tuple.family == 0 {
+        return 0;
+    }
+    into.address = address;
+    1
+}
+
+/// The 32-bit words of an IPv4 header without options, as they lie in memory.
+pub(crate) type Ipv4Words = [u32; 5];
+
+/// Reads the fixed header; length of the whole in bytes, 0 for a later fragment, which has no transport header.
+#[inline(always)]
+pub(crate) fn ipv4_fields(words: &Ipv4Words, into: &mut Headers) -> u64 {
+    let (first, second, third) = (u32::from_be(words[0]), u32::from_be(words[1]), u32::from_be(words[2]));
+    into.tuple.family = IPV4;
+    into.tuple.protocol = (third >> 16) as u8;
+    into.tuple.source[3] = words[3];
+    into.tuple.destination[3] = words[4];
+    into.ip_id = (second >> 16) as u16;
+    into.fragment = second as u16;
+    into.ttl = (third >> 24) as u8;
+    into.identity = (into.ip_id as u64) << 48 | (into.tuple.protocol as u64) << 40;
+    if into.fragment & OFFSET_V4 != 0 { 0 } else { (first >> 22 & 0x3c) as u64 }
 }
 
 /// Address of the transport header, 0 for a later fragment.
 #[inline(always)]
 fn ipv4(reader: &mut Reader, address: u64, into: &mut Headers) -> u64 {
-    let header: Ipv4Hdr = reader.read(address);
-    into.tuple.family = IPV4;
-    into.tuple.protocol = header.proto;
-    into.tuple.source[3] = u32::from_ne_bytes(header.src_addr);
-    into.tuple.destination[3] = u32::from_ne_bytes(header.dst_addr);
-    into.ip_id = u16::from_be_bytes(header.id);
-    into.fragment = u16::from_be_bytes(header.frags);
-    into.ttl = header.ttl;
-    into.identity = (into.ip_id as u64) << 48 | (header.proto as u64) << 40;
-    if into.fragment & OFFSET_V4 != 0 {
-        return 0;
-    }
-    address + ((header.vihl & 0xf) as u64) * 4
+    let words: Ipv4Words = reader.read(address);
+    let length = ipv4_fields(&words, into);
+    if length == 0 { 0 } else { address + length }
 }
 
 /// As [`ipv4`]; steps over up to four extension headers.
 #[inline(always)]
 fn ipv6(reader: &mut Reader, address: u64, into: &mut Headers) -> u64 {
-    let header: Ipv6Hdr = reader.read(address);
+    let words: [u32; 10] = reader.read(address);
+    let second = u32::from_be(words[1]);
     into.tuple.family = IPV6;
-    into.tuple.source = words(header.src_addr);
-    into.tuple.destination = words(header.dst_addr);
-    into.ttl = header.hop_limit;
-    let mut next = header.next_hdr;
+    into.tuple.source = [words[2], words[3], words[4], words[5]];
+    into.tuple.destination = [words[6], words[7], words[8], words[9]];
+    into.ttl = second as u8;
+    let mut next = (second >> 8) as u8;
     let mut at = address + 40;
     let mut steps = 0;
     while steps < 4 && matches!(next, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT) {
-        let extension: [u8; 8] = reader.read(at);
+        let word: u32 = reader.read(at);
+        let word = u32::from_be(word);
         if next == FRAGMENT {
-            into.fragment = u16::from_be_bytes([extension[2], extension[3]]);
-            into.ip_id = u16::from_be_bytes([extension[6], extension[7]]);
+            into.fragment = word as u16;
+            let identification: u32 = reader.read(at + 4);
+            into.ip_id = u32::from_be(identification) as u16;
             at += 8;
         } else {
-            at += (extension[1] as u64 + 1) * 8;
+            at += ((word >> 16 & 0xff) as u64 + 1) * 8;
         }
-        next = extension[0];
+        next = (word >> 24) as u8;
         steps += 1;
     }
     into.tuple.protocol = next;
@@ -184,32 +203,34 @@ fn ipv6(reader: &mut Reader, address: u64, into: &mut Headers) -> u64 {
 }
 
 #[inline(always)]
-fn words(bytes: [u8; 16]) -> [u32; 4] {
-    // SAFETY: same size, any bit pattern is valid.
-    unsafe { core::mem::transmute(bytes) }
-}
-
-#[inline(always)]
 fn transport_header(reader: &mut Reader, address: u64, into: &mut Headers) {
-    let bytes: [u8; 16] = reader.read(address);
-    let word = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-    if has_ports(into.tuple.protocol) {
-        into.tuple.source_port = u16::from_be_bytes([bytes[0], bytes[1]]);
-        into.tuple.destination_port = u16::from_be_bytes([bytes[2], bytes[3]]);
-        if into.tuple.protocol == TCP {
-            into.tcp_flags = bytes[13];
-            let acknowledged = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-            into.identity ^= word as u64 ^ (acknowledged as u64) << 8 ^ (bytes[13] as u64) << 56;
-        } else {
-            into.identity ^= (word >> 16) as u64;
-        }
-    } else if into.tuple.protocol == ICMP || into.tuple.protocol == ICMP6 {
-        into.icmp_type = bytes[0];
-        into.icmp_code = bytes[1];
-        into.identity ^= (word & 0xffff) as u64;
-        if is_icmp_error(into.tuple.protocol, bytes[0]) {
+    let words: [u32; 4] = reader.read(address);
+    transport_fields(&words, into);
+    if into.tuple.protocol == ICMP || into.tuple.protocol == ICMP6 {
+        if is_icmp_error(into.tuple.protocol, into.icmp_type) {
             quoted(reader, address + 8, &mut into.quoted);
         }
+    }
+}
+
+/// Reads the first 16 bytes behind the network header.
+#[inline(always)]
+pub(crate) fn transport_fields(words: &[u32; 4], into: &mut Headers) {
+    let (first, second) = (u32::from_be(words[0]), u32::from_be(words[1]));
+    if has_ports(into.tuple.protocol) {
+        into.tuple.source_port = (first >> 16) as u16;
+        into.tuple.destination_port = first as u16;
+        if into.tuple.protocol == TCP {
+            into.tcp_flags = (u32::from_be(words[3]) >> 16) as u8;
+            let acknowledged = u32::from_be(words[2]) as u64;
+            into.identity ^= second as u64 ^ acknowledged << 8 ^ (into.tcp_flags as u64) << 56;
+        } else {
+            into.identity ^= (second >> 16) as u64;
+        }
+    } else if into.tuple.protocol == ICMP || into.tuple.protocol == ICMP6 {
+        into.icmp_type = (first >> 24) as u8;
+        into.icmp_code = (first >> 16) as u8;
+        into.identity ^= (second & 0xffff) as u64;
     }
 }
 
@@ -231,25 +252,26 @@ fn is_icmp_error(protocol: u8, kind: u8) -> bool {
 fn quoted(reader: &mut Reader, address: u64, into: &mut Tuple) {
     let first: u8 = reader.read(address);
     let transport = if first >> 4 == 4 {
-        let header: Ipv4Hdr = reader.read(address);
+        let words: Ipv4Words = reader.read(address);
         into.family = IPV4;
-        into.protocol = header.proto;
-        into.source[3] = u32::from_ne_bytes(header.src_addr);
-        into.destination[3] = u32::from_ne_bytes(header.dst_addr);
-        address + ((header.vihl & 0xf) as u64) * 4
+        into.protocol = (u32::from_be(words[2]) >> 16) as u8;
+        into.source[3] = words[3];
+        into.destination[3] = words[4];
+        address + (u32::from_be(words[0]) >> 22 & 0x3c) as u64
     } else if first >> 4 == 6 {
-        let header: Ipv6Hdr = reader.read(address);
+        let words: [u32; 10] = reader.read(address);
         into.family = IPV6;
-        into.protocol = header.next_hdr;
-        into.source = words(header.src_addr);
-        into.destination = words(header.dst_addr);
+        into.protocol = (u32::from_be(words[1]) >> 8) as u8;
+        into.source = [words[2], words[3], words[4], words[5]];
+        into.destination = [words[6], words[7], words[8], words[9]];
         address + 40
     } else {
         return;
     };
     if has_ports(into.protocol) {
-        let ports: [u8; 4] = reader.read(transport);
-        into.source_port = u16::from_be_bytes([ports[0], ports[1]]);
-        into.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
+        let ports: u32 = reader.read(transport);
+        let ports = u32::from_be(ports);
+        into.source_port = (ports >> 16) as u16;
+        into.destination_port = ports as u16;
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel side of pathtrace: programs that recognise the packets asked for, follow them by `sk_buff` and
 //! hand what they see to user space. They judge nothing and change nothing.
 //!
-//! Rooms: `maps` (every map), `read` (the only home of kernel reads), `headers`, `wanted` (the filter and the
+//! Rooms: `maps` (every map), `read` (the only home of kernel reads), `headers`, `glance` (a quick look), `wanted` (the filter and the
 //! connections that matched), `follow` (which packets are in hand), `emit`, `conntrack`, `counters` (rule readings), `probes`.
 #![no_std]
 #![no_main]
@@ -17,6 +17,7 @@ mod conntrack;
 mod counters;
 mod emit;
 mod follow;
+mod glance;
 mod headers;
 mod maps;
 mod probes;

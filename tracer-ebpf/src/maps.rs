@@ -95,6 +95,14 @@ pub(crate) const READING_SLOTS: u32 = 3;
 #[map]
 pub(crate) static PLACES: HashMap<PlaceKey, Place> = HashMap::with_max_entries(MAX_PLACES, 0);
 
+/// The program that the other kprobe programs hand a packet to: the verifier looks at it once.
+#[map]
+pub(crate) static KPROBE_JUDGE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// What they hand over. Kprobe programs do not interrupt each other on one CPU (`bpf_prog_active`).
+#[map]
+pub(crate) static HANDED_OVER: PerCpuArray<HandedOver> = PerCpuArray::with_max_entries(1, 0);
+
 /// Calls of `nf_hook_slow` under way, by the stack pointer at their beginning.
 #[map]
 pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(4096, 0);
@@ -118,6 +126,10 @@ pub(crate) struct Track {
     /// Priority of the netfilter probe that the packet is at, for the program that the probe hands over to.
     pub(crate) priority: i32,
     pub(crate) reserved: u32,
+    /// Device by which it was seen to come in last, 0 when it has been seen elsewhere since.
+    pub(crate) device_in: u64,
+    /// Device that a tcx program saw it leave by last, 0 when it has been seen elsewhere since.
+    pub(crate) device_out: u64,
 }
 
 /// The packet last seen on a CPU.
@@ -129,6 +141,21 @@ pub(crate) struct Hand {
     pub(crate) buffer: u64,
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
+}
+
+/// A packet at a place of the plan.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct HandedOver {
+    pub(crate) skb: u64,
+    /// `struct net`
+    pub(crate) net: u64,
+    /// `struct nf_hook_state`, 0 at a hook that nobody is hooked to.
+    pub(crate) state: u64,
+    pub(crate) place: Place,
+    pub(crate) hook: u8,
+    pub(crate) pf: u8,
+    pub(crate) reserved: u16,
 }
 
 /// A call of `nf_hook_slow`.
@@ -167,11 +194,13 @@ pub(crate) struct Reading {
     pub(crate) switches: u64,
 }
 
-/// Adds 1 to a counter of this CPU.
+/// Adds 1 to a counter of this CPU, and says what it is by now.
 #[inline(always)]
-pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: a valid per-CPU map value; a lost increment under preemption is accepted.
-        unsafe { *value += 1 };
+pub(crate) fn count(counter: Counter) -> u64 {
+    let Some(value) = COUNTERS.get_ptr_mut(counter as u32) else { return 0 };
+    // SAFETY: a valid per-CPU map value; a lost increment under preemption is accepted.
+    unsafe {
+        *value += 1;
+        *value
     }
 }

@@ -1,6 +1,8 @@
 //! Which packets are asked for: the filter, the connections that matched it, and first packets that may match
 //! after translation.
 
+use core::mem::MaybeUninit;
+
 use tracer_common::{
     counters::Counter,
     records::{SIGHT_BY_FLOW, SIGHT_BY_QUOTE, SIGHT_TENTATIVE},
@@ -9,7 +11,7 @@ use tracer_common::{
 
 use crate::{
     conntrack,
-    headers::{Fragment, Headers},
+    headers::{Fragment, Headers, zeroed},
     maps::{FLOW_BUCKET_COUNT, FLOW_BUCKETS, FLOWS, FlowKey, REFUSED, REFUSED_COUNT, SETTINGS, count},
 };
 
@@ -78,11 +80,13 @@ pub(crate) fn filter_inverse(tuple: &Tuple) -> bool {
 /// Whether a conntrack entry's connection matches, before or after translation.
 #[inline(never)]
 pub(crate) fn connection(entry: u64) -> bool {
-    let mut tuple = Headers::EMPTY.tuple;
-    if conntrack::tuple(entry, 0, &mut tuple) && filter(&tuple) {
+    let mut room = MaybeUninit::<Tuple>::uninit();
+    // SAFETY: integers only.
+    let tuple = unsafe { zeroed(&mut room) };
+    if conntrack::tuple(entry, 0, tuple) && filter(tuple) {
         return true;
     }
-    conntrack::tuple(entry, 1, &mut tuple) && filter_inverse(&tuple)
+    conntrack::tuple(entry, 1, tuple) && filter_inverse(tuple)
 }
 
 /// Whether first packets are followed before it is known that they match.
@@ -100,9 +104,15 @@ fn bucket(tuple: &Tuple) -> u32 {
     (mixed ^ mixed >> 16) & (FLOW_BUCKET_COUNT - 1)
 }
 
+/// Whether a connection that matched may have this tuple; where not, [`known_flow`] is false in every namespace.
+#[inline(always)]
+pub(crate) fn may_be_known(tuple: &Tuple) -> bool {
+    FLOW_BUCKETS.get(bucket(tuple)).is_some_and(|present| *present != 0)
+}
+
 #[inline(always)]
 fn known_flow(tuple: &Tuple, netns: u32) -> bool {
-    if FLOW_BUCKETS.get(bucket(tuple)).is_none_or(|present| *present == 0) {
+    if !may_be_known(tuple) {
         return false;
     }
     let key = FlowKey { tuple: *tuple, netns, reserved: 0 };

@@ -199,6 +199,6 @@ pub enum ProbeMode {
     Auto,
     /// Netfilter programs (kernel 6.4 or later)
     Netfilter,
-    /// kprobes
+    /// kprobes on the kernel's functions, every namespace at once (where the kernel allows them)
     Kprobe,
 }

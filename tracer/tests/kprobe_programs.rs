@@ -15,7 +15,7 @@ use tracer_common::{
 
 /// As for a trace with a filter, which takes the most code.
 fn settings() -> Settings {
-    let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).unwrap();
+    let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).expect("this kernel has BTF");
     Settings {
         layout: KernelLayout::resolve(|structure, path| types.offset_of(structure, path)),
         sizes: Sizes { tuplehash: types.size_of("nf_conntrack_tuple_hash").unwrap_or(0) },
@@ -26,11 +26,13 @@ fn settings() -> Settings {
         read_rules: 1,
         tentative: 1,
         verbose: 0,
+        cast_type: 0,
     }
 }
 
 fn load_all(edition: Edition) {
-    let mut kernel_side = object::create(&settings(), edition).unwrap();
+    let mut kernel_side =
+        object::create(&object::for_kernel(edition, None), &settings()).expect("maps, as root");
     let mut loaded = 0;
     for (name, program) in kernel_side.programs_mut() {
         let (result, checked) = match program {
@@ -58,7 +60,7 @@ fn load_all(edition: Edition) {
 
 #[test]
 fn the_verifier_takes_every_program() {
-    let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).unwrap();
+    let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).expect("this kernel has BTF");
     load_all(Edition::of(&types));
 }
 

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod lab;
-mod rulesets;
 
 use std::{
     net::UdpSocket,
@@ -14,7 +13,10 @@ use std::{
 };
 
 use lab::Lab;
-use rulesets::{Dice, random_nft_table, random_table};
+use tests::random::{
+    Dice, iptables, nft,
+    rules::{self, Syntax},
+};
 use tracer::{
     model::{Backend, Hook, Verdict},
     rules::{
@@ -33,6 +35,7 @@ static PATIENCE: LazyLock<Duration> = LazyLock::new(|| lab::scaled(Duration::fro
 const PORT: u16 = 5001;
 const RULESETS: u64 = 60;
 const PACKETS: usize = 4;
+const SIZE: iptables::Size = iptables::Size { users: 5, rules: 6 };
 /// A table under test and its hook, in the order in which an incoming packet passes them.
 type Tables = [(&'static str, Hook); 2];
 const IPTABLES: Tables = [("raw", Hook::Prerouting), ("filter", Hook::Input)];
@@ -262,9 +265,17 @@ impl Trial {
 fn iptables(backend: Backend, restore: &str) {
     let mut trial = Trial::new(backend, IPTABLES);
     for seed in 0..RULESETS {
-        let dice = &mut Dice(seed);
-        let rules: String =
-            IPTABLES.iter().map(|(table, hook)| random_table(dice, table, hook.iptables_name())).collect();
+        let dice = &mut Dice::new(seed);
+        let words = iptables::Words {
+            v6: false,
+            near: "10.99.0.1".to_owned(),
+            far: "10.99.0.2".to_owned(),
+            device: "inner".to_owned(),
+            set: None,
+        };
+        let tables = IPTABLES
+            .map(|(table, hook)| iptables::table(dice, &words, table, &[hook.iptables_name()], "", SIZE));
+        let rules = rules::script(Syntax::Iptables, &tables, None);
         trial.pair.judge.feed(&[restore], &rules);
         trial.compare(&format!("{restore}, seed {seed}:\n{rules}"));
     }
@@ -286,13 +297,19 @@ fn iptables_nft() {
 fn native_nft() {
     let mut trial = Trial::new(Backend::Nftables, NATIVE);
     for seed in 0..RULESETS {
-        let dice = &mut Dice(seed);
+        let dice = &mut Dice::new(seed);
         let [(early, _), (late, _)] = NATIVE;
-        let rules =
-            random_nft_table(dice, early, "prerouting", -300) + &random_nft_table(dice, late, "input", 0);
-        let fresh =
-            format!("table ip {early}\ndelete table ip {early}\ntable ip {late}\ndelete table ip {late}\n");
-        trial.pair.judge.nft(&(fresh + &rules));
+        let words = nft::Words {
+            near: ["10.99.0.1".to_owned(), "fd99::1".to_owned()],
+            far: ["10.99.0.2".to_owned(), "fd99::2".to_owned()],
+            device: "inner".to_owned(),
+            counted: 3,
+            maps: true,
+        };
+        let tables = [(early, "prerouting", -300), (late, "input", 0)]
+            .map(|(name, hook, priority)| nft::table(dice, &words, name, &[("base", hook, priority)], ""));
+        let rules = rules::script(Syntax::Nft, &tables, None);
+        trial.pair.judge.nft(&rules);
         trial.compare(&format!("nft, seed {seed}:\n{rules}"));
     }
     trial.done(30);

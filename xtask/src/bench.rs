@@ -1,6 +1,7 @@
 //! `bench`: what tracing costs each forwarded packet, beside nftrace and tcpdump on the same lab.
 
 mod observer;
+mod rules;
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -49,9 +50,12 @@ struct Cost {
 }
 
 /// Measures and prints a table.
-pub(crate) fn bench() -> Result<()> {
+pub(crate) fn bench(by_rules: bool) -> Result<()> {
     if std::env::var_os("PATHTRACE_BIN").is_none() {
         build::command(true)?;
+    }
+    if by_rules {
+        return rules::bench();
     }
     let lab = Lab::new(Topology::Routed)?;
     let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);

@@ -46,7 +46,11 @@ enum Verb {
     /// Show three packets in a lab that looks like a Docker host (needs root)
     Demo,
     /// Measure what tracing costs each forwarded packet, beside nftrace and tcpdump (needs root)
-    Bench,
+    Bench {
+        /// The same packet through 10 to 5,000 rules instead
+        #[arg(long)]
+        rules: bool,
+    },
     /// What `bench` runs in the client's namespace
     #[command(hide = true)]
     BenchSend { to: SocketAddr, count: u32 },
@@ -81,7 +85,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Check => check::check(),
         Verb::Test { arguments } => test::test(&arguments),
         Verb::Demo => demo::demo(),
-        Verb::Bench => bench::bench(),
+        Verb::Bench { rules } => bench::bench(rules),
         Verb::BenchSend { to, count } => bench::send(to, count),
         Verb::VmTest(options) => vm::vm_test(&options),
         Verb::Scenario { name: Some(name), list: false } => scenario::show(&name),

@@ -4,6 +4,7 @@ use std::{
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -25,6 +26,9 @@ pub fn raw(netns: &Netns, to: IpAddr, protocol: u8, payload: &[u8]) -> Result<()
     netns.run(send).with_context(|| format!("send a packet of protocol {protocol} to {to}"))
 }
 
+/// Datagrams of a flood between two pauses.
+const BURST: u32 = 32;
+const PAUSE: Duration = Duration::from_millis(1);
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const ICMP6: u8 = 58;
@@ -87,7 +91,7 @@ pub fn lone_datagram(netns: &Netns, to: SocketAddr) -> Result<Kept> {
     })
 }
 
-/// Datagrams to `to` as fast as they can be sent, until `stop` is set.
+/// Tens of thousands of datagrams a second to `to`, until `stop` is set.
 pub fn flood(netns: &Netns, to: SocketAddr, stop: &AtomicBool) {
     netns.run(|| flood_here(to, stop));
 }
@@ -100,8 +104,12 @@ pub fn flood_from(door: &Door, to: SocketAddr, stop: &AtomicBool) {
 fn flood_here(to: SocketAddr, stop: &AtomicBool) {
     let Ok(socket) = UdpSocket::bind(("0.0.0.0", 0)) else { return };
     while !stop.load(Ordering::Relaxed) {
-        // Nobody listens, or rules drop it: that is what it is for.
-        drop(socket.send_to(b"load", to));
+        for _ in 0..BURST {
+            // Nobody listens, or rules drop it: that is what it is for.
+            drop(socket.send_to(b"load", to));
+        }
+        // Others want to work on this machine, too.
+        thread::sleep(PAUSE);
     }
 }
 

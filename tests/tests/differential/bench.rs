@@ -93,9 +93,14 @@ impl Bench {
             let client = self.lab.netns("client")?;
             drop(traffic::lone_datagram(client, target)?);
             let seen = self.trace.lines();
-            let markers =
+            let mut markers =
                 seen.iter().skip(before).filter(|line| line["packet"]["destination_port"] == MARKER);
-            if markers.last().is_some_and(|journey| !journey.to_string().contains("being changed")) {
+            // While they are read anew, stages say that rules are being changed, or that no reading arrived.
+            let is_read = |journey: &Value| {
+                let text = journey.to_string();
+                !["being changed", "no counter reading"].iter().any(|reason| text.contains(reason))
+            };
+            if markers.next_back().is_some_and(is_read) {
                 break;
             }
             anyhow::ensure!(Instant::now() < deadline, "pathtrace does not learn the new rules");

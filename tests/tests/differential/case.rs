@@ -9,7 +9,7 @@ use tests::{
         iptables::{self, Size, TABLES},
         nft,
         packets::{self, Packet},
-        rules::{self, Syntax, Table},
+        rules::{self, Rule, Syntax, Table},
     },
     ruleset::Backend,
     topology::Family,
@@ -60,6 +60,26 @@ impl Case {
         };
         let packets = (0..packets).map(|number| packets::packet(dice, number)).collect();
         Self { kind, packets, v4, v6 }
+    }
+
+    /// Leaves only this chain of the filter tables with rules of its own: so many that do not match, and one that does.
+    pub(crate) fn fill(&mut self, chain: &str, rules: usize) {
+        for (tables, v6) in [(&mut self.v4, false), (&mut self.v6, true)] {
+            for table in tables.iter_mut() {
+                for known in &mut table.chains {
+                    known.rules.truncate(usize::from(known.head != "-"));
+                    if table.name == "filter" && known.name == chain {
+                        let miss = |i: usize| {
+                            let v4 = format!("10.9.{}.{}", i / 250, i % 250);
+                            let address = if v6 { format!("fd09::{i:x}") } else { v4 };
+                            Rule::new(&format!("-s {address}"), "-j DROP")
+                        };
+                        known.rules.extend((1..rules).map(miss));
+                        known.rules.push(Rule::new("", "-j ACCEPT"));
+                    }
+                }
+            }
+        }
     }
 
     /// Under `tag`, which must be no longer than eight letters.

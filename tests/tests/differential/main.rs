@@ -17,6 +17,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +29,9 @@ use tests::{netns::Netns, random::Dice, traffic};
 /// Rounds that fit into a minute with those of the other tests beside them.
 const ROUNDS: u64 = 8;
 const PACKETS: u16 = 30;
+/// Between two replacements: none, about as long as pathtrace takes to read rules, and longer.
+const PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(30), Duration::from_millis(300), Duration::from_millis(700)];
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/differential");
 
 fn number(name: &str, default: u64) -> u64 {
@@ -144,6 +148,25 @@ fn under_load() -> Result<()> {
             Ok::<_, anyhow::Error>(())
         })?;
         score.print();
+        // Under load that is nobody's fault; how much is lost is said.
+        eprintln!("    {} events were lost", bench.end()?);
+    }
+    Ok(())
+}
+
+/// One chain of 5,000 rules, the last of which decides.
+#[test]
+fn five_thousand_rules() -> Result<()> {
+    for kind in [Kind::Legacy, Kind::Nft] {
+        let mut case = Case::random(kind, &mut Dice::new(seed()), 12);
+        case.fill("FORWARD", 5_000);
+        let mut score = Score::new(&format!("{kind:?}, 5,000 rules"));
+        let mut bench = Bench::new(kind, &[])?;
+        let round = bench.round(&case)?;
+        score.add(&round);
+        ensure!(round.wrong.is_empty(), "{}", round.wrong.join("\n"));
+        score.print();
+        ensure!(score.forwarded() > 0, "nothing was forwarded through them");
     }
     Ok(())
 }
@@ -163,9 +186,10 @@ fn while_rules_are_replaced() -> Result<()> {
             let replacing = scope.spawn(|| {
                 let mut times = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    for script in &scripts {
+                    for (script, pause) in scripts.iter().zip(PAUSES) {
                         script.load(&host)?;
                         times += 1;
+                        thread::sleep(pause);
                     }
                 }
                 Ok::<u64, anyhow::Error>(times)

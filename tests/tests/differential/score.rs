@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use super::shown::{Origin, Shown, origin};
 
+/// How many of the walks that were not shown are printed.
+const MOST_SHOWN: usize = 2;
+
 /// What one round showed.
 #[derive(Debug, Default)]
 pub(crate) struct Round {
@@ -54,9 +57,6 @@ impl Round {
         for shown in judgements.iter().filter(|shown| !shown.exact) {
             let reason = shown.stage["inexact_because"].as_str().unwrap_or("no reason given");
             *self.reasons.entry(reason.to_owned()).or_default() += 1;
-            if std::env::var_os("DBG").is_some() {
-                eprintln!("INEXACT {} {}", shown.stage, journey);
-            }
         }
     }
 }
@@ -78,9 +78,7 @@ impl Score {
         self.sum.local.add(round.local);
         self.sum.incoming.add(round.incoming);
         self.sum.untold += round.untold;
-        for key in &round.untold_stories {
-            eprintln!("    not shown: {key}");
-        }
+        self.sum.untold_stories.extend(round.untold_stories.iter().take(MOST_SHOWN).cloned());
         for (reason, times) in &round.reasons {
             *self.sum.reasons.entry(reason.clone()).or_default() += times;
         }
@@ -88,6 +86,11 @@ impl Score {
 
     pub(crate) fn journeys(&self) -> u64 {
         self.sum.forwarded.all + self.sum.local.all + self.sum.incoming.all
+    }
+
+    /// Forwarded packets whose walk was exact.
+    pub(crate) fn forwarded(&self) -> u64 {
+        self.sum.forwarded.exact
     }
 
     pub(crate) fn print(&self) {
@@ -104,6 +107,9 @@ impl Score {
             incoming.percent(),
             incoming.all,
         );
+        for story in self.sum.untold_stories.iter().take(MOST_SHOWN) {
+            eprintln!("    not shown, as an example: {story}");
+        }
         for (reason, times) in reasons {
             eprintln!("    {times} x {reason}");
         }

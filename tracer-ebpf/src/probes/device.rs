@@ -1,23 +1,78 @@
-//! First and last sight of a packet on a device.
+//! First and last sight of a packet on a device: tcx programs on the devices of traced namespaces, and where the
+//! kernel has no tcx (before 6.6), tracepoints that fire for every device of every namespace.
 //!
-//! The tracepoints fire for every device of every namespace, before XDP-generic and tc programs on the way in
-//! and after the queueing discipline on the way out, and there is nothing to follow when devices come and go.
+//! Both see a packet before others' tc programs on the way in; the tracepoints see it before XDP-generic, too. On the
+//! way out, tcx stands before the queueing discipline and the tracepoint behind it.
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    macros::{classifier, raw_tracepoint},
+    programs::{RawTracePointContext, TcContext},
+};
 use tracer_common::records::{Kind, SIGHT_COPY, SIGHT_FIRST, Sight};
 
 use crate::{
     emit::{Place, head, netns_of_device, record, sight},
-    follow,
+    follow, glance,
     headers::{self, Headers, network_header},
     maps::{SCOPE, SETTINGS, Track},
-    read::{Reader, member},
+    read::{Reader, member, plain},
     wanted,
 };
 
-/// `ETH_P_IP` and `ETH_P_IPV6` in network byte order.
-const IP: u16 = 0x0800u16.to_be();
-const IP6: u16 = 0x86ddu16.to_be();
+/// `TCX_NEXT` (include/uapi/linux/bpf.h): the packet goes on as if we were not there.
+const NEXT: i32 = -1;
+
+/// First in line at the ingress of a traced namespace's device (`sch_handle_ingress`, net/core/dev.c).
+#[classifier]
+pub(crate) fn tcx_in(ctx: TcContext) -> i32 {
+    let skb = plain(ctx.skb.skb as u64);
+    let header = network_header(&mut Reader::new(), skb);
+    if follow::find(skb).is_some() || glance::may_match(skb, header) {
+        tcx_receive(skb, header);
+    } else {
+        follow::empty_hand();
+    }
+    NEXT
+}
+
+#[inline(never)]
+fn tcx_receive(skb: u64, header: u64) -> u32 {
+    let mut reader = Reader::new();
+    let device: u64 = member!(reader, skb, skb_dev);
+    let netns = netns_of_device(&mut reader, device).1;
+    receive(skb, device, netns, header);
+    0
+}
+
+/// `TRACE_EVENT(netif_receive_skb, TP_PROTO(struct sk_buff *skb))`, include/trace/events/net.h.
+#[raw_tracepoint(tracepoint = "netif_receive_skb")]
+pub(crate) fn device_in(ctx: RawTracePointContext) -> i32 {
+    let skb = ctx.arg::<*const u8>(0) as u64;
+    // The network header is set right after this tracepoint: here the packet starts at `data`.
+    let header: u64 = member!(Reader::new(), skb, skb_data);
+    if follow::find(skb).is_some() || glance::may_match(skb, header) {
+        tracepoint_receive(skb, header);
+    } else {
+        follow::empty_hand();
+    }
+    0
+}
+
+#[inline(never)]
+fn tracepoint_receive(skb: u64, header: u64) -> u32 {
+    let mut reader = Reader::new();
+    let device: u64 = member!(reader, skb, skb_dev);
+    if let Some(netns) = in_scope(&mut reader, device) {
+        receive(skb, device, netns, header);
+    } else if let Some(track) = follow::find(skb) {
+        left(skb, track.journey);
+    } else {
+        follow::empty_hand();
+    }
+    0
+}
 
 /// Inode number of the namespace when it is traced.
 #[inline(always)]
@@ -31,65 +86,71 @@ fn in_scope(reader: &mut Reader, device: u64) -> Option<u32> {
     SCOPE.get_ptr(net).map(|inum| unsafe { *inum })
 }
 
-/// `TRACE_EVENT(netif_receive_skb, TP_PROTO(struct sk_buff *skb))`, include/trace/events/net.h.
-#[raw_tracepoint(tracepoint = "netif_receive_skb")]
-pub(crate) fn device_in(ctx: RawTracePointContext) -> i32 {
-    receive(ctx.arg::<*const u8>(0) as u64);
-    0
-}
-
+/// A packet came in from a device of a traced namespace.
 #[inline(always)]
-fn receive(skb: u64) -> Option<()> {
-    let mut reader = Reader::new();
-    let device: u64 = member!(reader, skb, skb_dev);
-    let Some(netns) = in_scope(&mut reader, device) else {
-        if let Some(track) = follow::find(skb) {
-            left(skb, track.journey, device);
-        }
-        return None;
-    };
-    let known = follow::find(skb);
-    // The network header is set right after this tracepoint: here the packet starts at `data`.
-    let protocol: u16 = member!(reader, skb, skb_protocol);
-    if protocol != IP && protocol != IP6 {
-        return None;
-    }
-    let mut headers = Headers::EMPTY;
-    let data: u64 = member!(reader, skb, skb_data);
-    if !headers::parse(data, &mut headers) {
+fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
+    let mut room = MaybeUninit::uninit();
+    let headers = Headers::empty(&mut room);
+    if !headers::parse(header, headers) {
         return None;
     }
     let mut place = Place { device_in: device, ..Place::new(Kind::DeviceIn, netns) };
-    if let Some(track) = known {
+    if let Some(track) = follow::find(skb) {
         if track.identity == headers.identity {
+            if track.device_in == device {
+                // The tracepoint has seen it here: both stand while user space moves from one to the other.
+                return Some(());
+            }
+            track.device_in = device;
+            track.device_out = 0;
             follow::take_in_hand(skb, track.journey, &headers.tuple);
-            sight(skb, track, &headers, &place);
+            sight(skb, track, headers, &place);
             return Some(());
         }
         follow::stop(skb);
     }
-    let flags = wanted::at_first_sight(&headers, netns);
+    let flags = wanted::at_first_sight(headers, netns);
     if flags == wanted::NO {
         follow::empty_hand();
         return None;
     }
-    let track = follow::start(skb, &headers, flags)?;
+    let track = follow::start(skb, headers, flags)?;
+    track.device_in = device;
     place.flags = SIGHT_FIRST;
     follow::take_in_hand(skb, track.journey, &headers.tuple);
-    sight(skb, track, &headers, &place);
+    sight(skb, track, headers, &place);
     Some(())
 }
 
 /// The packet turned up in a namespace that is not traced.
 #[inline(never)]
-fn left(skb: u64, journey: u64, device: u64) {
-    let netns = netns_of_device(&mut Reader::new(), device).1;
+pub(crate) fn left(skb: u64, journey: u64) {
     record::<Sight>(|sight| {
         sight.head = head(Kind::Left, journey);
         sight.skb = skb;
-        sight.netns = netns;
     });
     follow::stop(skb);
+}
+
+/// At the egress of a traced namespace's device, before its queueing discipline (`sch_handle_egress`,
+/// net/core/dev.c).
+#[classifier]
+pub(crate) fn tcx_out(ctx: TcContext) -> i32 {
+    let skb = plain(ctx.skb.skb as u64);
+    if let Some(track) = follow::find(skb) {
+        let device: u64 = member!(Reader::new(), skb, skb_dev);
+        track.device_in = 0;
+        track.device_out = device;
+        sent(skb, track, device, 0);
+        // What comes next on this CPU may be the other end of a veth pair, in a namespace that is not traced.
+        follow::empty_hand();
+    } else if let Some(original) = follow::copied_from(skb)
+        && let Some(track) = follow::find(original)
+    {
+        let device: u64 = member!(Reader::new(), skb, skb_dev);
+        sent(skb, track, device, SIGHT_COPY);
+    }
+    NEXT
 }
 
 /// `TRACE_EVENT(net_dev_start_xmit, TP_PROTO(const struct sk_buff *skb, const struct net_device *dev))`.
@@ -98,7 +159,10 @@ pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     let device = ctx.arg::<*const u8>(1) as u64;
     if let Some(track) = follow::find(skb) {
-        sent(skb, track, device, 0);
+        track.device_in = 0;
+        if track.device_out != device {
+            sent(skb, track, device, 0);
+        }
     } else if let Some(original) = follow::copied_from(skb)
         && let Some(track) = follow::find(original)
     {
@@ -110,9 +174,10 @@ pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
 #[inline(never)]
 fn sent(skb: u64, track: &mut Track, device: u64, flags: u32) {
     let mut reader = Reader::new();
-    let mut headers = Headers::EMPTY;
-    headers::parse(network_header(&mut reader, skb), &mut headers);
+    let mut room = MaybeUninit::uninit();
+    let headers = Headers::empty(&mut room);
+    headers::parse(network_header(&mut reader, skb), headers);
     let netns = netns_of_device(&mut reader, device).1;
     let place = Place { device_out: device, flags, ..Place::new(Kind::DeviceOut, netns) };
-    sight(skb, track, &headers, &place);
+    sight(skb, track, headers, &place);
 }

@@ -1,5 +1,7 @@
 //! The end of a packet: dropped or consumed.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use tracer_common::records::{Kind, REASON_UNKNOWN};
 
@@ -9,6 +11,7 @@ use crate::{
     follow,
     headers::{self, Headers, network_header},
     maps::SETTINGS,
+    probes::device::left,
     read::{Reader, member},
 };
 
@@ -48,14 +51,20 @@ pub(crate) fn packet_consume(ctx: RawTracePointContext) -> i32 {
 #[inline(never)]
 fn freed(kind: Kind, skb: u64, location: u64, reason: u32) -> i32 {
     let Some(track) = follow::find(skb) else { return 0 };
-    counters::close(track.journey, 1);
     let mut reader = Reader::new();
     let device: u64 = member!(reader, skb, skb_dev);
-    let mut headers = Headers::EMPTY;
-    headers::parse(network_header(&mut reader, skb), &mut headers);
+    // The device's queue and driver free a packet that is still theirs. (Past a socket, `dev` is not even a device.)
+    if track.device_out != 0 && track.device_out != device {
+        left(skb, track.journey);
+        return 0;
+    }
+    counters::close(track.journey, 1);
+    let mut room = MaybeUninit::uninit();
+    let headers = Headers::empty(&mut room);
+    headers::parse(network_header(&mut reader, skb), headers);
     let netns = if device == 0 { 0 } else { netns_of_device(&mut reader, device).1 };
     let place = Place { location, reason, ..Place::new(kind, netns) };
-    sight(skb, track, &headers, &place);
+    sight(skb, track, headers, &place);
     follow::stop(skb);
     0
 }

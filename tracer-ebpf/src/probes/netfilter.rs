@@ -3,7 +3,7 @@
 //! aya knows no netfilter program type, so these are in a section that aya accepts, never loaded by it, and
 //! loaded by `tracer::attach::netfilter` with its own constants for each place (`patch`).
 
-use core::arch::asm;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_tail_call};
 use tracer_common::{
@@ -17,7 +17,7 @@ use crate::{
     follow,
     headers::{self, Headers, network_header},
     maps::{JUDGE, PASSES},
-    read::{Reader, member, trusted},
+    read::{Reader, member, plain, trusted},
     wanted,
 };
 
@@ -123,9 +123,10 @@ pub(super) fn may_match(nfct: u64) -> bool {
 #[inline(never)]
 fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
     let (state, skb) = (plain(state), plain(skb));
-    let mut headers = Headers::EMPTY;
+    let mut room = MaybeUninit::uninit();
+    let headers = Headers::empty(&mut room);
     let mut reader = Reader::new();
-    if !headers::parse(network_header(&mut reader, skb), &mut headers) {
+    if !headers::parse(network_header(&mut reader, skb), headers) {
         return 0;
     }
     let hook: u8 = member!(reader, state, state_hook);
@@ -150,27 +151,23 @@ fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
     }
     let track = match known {
         Some(track) => {
+            track.device_in = 0;
+            track.device_out = 0;
             counters::close(track.journey, 0);
             track
         }
         None => {
-            let Some(flags) = begins(skb, role, &headers, place.netns) else { return 0 };
-            let Some(track) = follow::start(skb, &headers, flags) else { return 0 };
+            let Some(flags) = begins(skb, role, headers, place.netns) else { return 0 };
+            let Some(track) = follow::start(skb, headers, flags) else { return 0 };
             place.flags = SIGHT_FIRST;
             track
         }
     };
     follow::take_in_hand(skb, track.journey, &headers.tuple);
-    sight(skb, track, &headers, &place);
+    sight(skb, track, headers, &place);
     let key = GapKey { netns: place.netns, priority, hook: hook as u32, pf: place.pf as u32 };
     counters::open(track.journey, &key);
     0
-}
-
-/// A pointer that the verifier knows, as a plain number, which a global function takes.
-#[inline(always)]
-fn plain(pointer: u64) -> u64 {
-    Reader::new().read((&raw const pointer) as u64)
 }
 
 /// Flags of a journey that begins at a netfilter probe, or `None`.

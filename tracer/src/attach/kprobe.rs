@@ -4,7 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use aya::{Ebpf, maps::HashMap, programs::KProbe};
+use aya::{
+    Ebpf,
+    maps::{HashMap, ProgramArray},
+    programs::KProbe,
+};
 use tracer_common::kprobe::{Arguments, BARE, Place, PlaceKey, Position};
 
 use super::placement::protocol_family;
@@ -20,6 +24,9 @@ use crate::{
 
 /// Programs on functions that are there on every kernel (net/netfilter/core.c).
 const SLOW_PATH: [(&str, &str); 2] = [("hook_end", "nf_hook_slow"), ("hook_begin", "nf_hook_slow")];
+
+/// The program that all others end in.
+const JUDGE: &str = "kprobe_judge";
 
 /// A program on a function of the kernel.
 type Probe = (&'static str, String);
@@ -63,6 +70,7 @@ impl Kprobes {
             refused: BTreeMap::new(),
             places: BTreeMap::new(),
         };
+        join(ebpf).map_err(|error| Refused(format!("no kprobes: {error:#}")))?;
         for (program, function) in SLOW_PATH {
             attach(ebpf, program, function).map_err(|error| Refused(format!("no kprobes: {error:#}")))?;
             probes.attached.insert((program, function.to_owned()));
@@ -191,6 +199,16 @@ fn bare(hook: Hook, family: Family) -> Option<Probe> {
         Family::Ipv6 => v6,
     };
     Some((program, function.to_owned()))
+}
+
+/// Loads the program that the others end in, and tells them where it is.
+fn join(ebpf: &mut Ebpf) -> Result<()> {
+    let program: &mut KProbe =
+        ebpf.program_mut(JUDGE).with_context(|| format!("kernel object: no program {JUDGE}"))?.try_into()?;
+    program.load().context("the kprobe program that judges was refused")?;
+    let program = program.fd()?.try_clone()?;
+    let map = ebpf.map_mut("KPROBE_JUDGE").context("kernel object: no map KPROBE_JUDGE")?;
+    Ok(ProgramArray::try_from(map)?.set(0, &program, 0)?)
 }
 
 fn attach(ebpf: &mut Ebpf, program: &str, function: &str) -> Result<()> {

@@ -1,11 +1,15 @@
 //! Loads the kernel side and puts its probes in place. Everything here is gone when its descriptors are closed,
 //! also after SIGKILL.
 
+mod devices;
+mod gaps;
 pub mod kprobe;
+mod links;
 pub mod netfilter;
 pub mod object;
 mod placement;
 mod readings;
+mod syscall;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +25,8 @@ use aya::{
 };
 use tracer_common::{counters::Counter, settings::Settings};
 
-pub use self::placement::Namespace;
-use self::{kprobe::Kprobes, netfilter::Programs, readings::Readings};
+use self::{devices::Devices, kprobe::Kprobes, netfilter::Programs, object::Cast, readings::Readings};
+pub use self::{devices::News, placement::Namespace};
 use crate::{
     correlate::Forget,
     kernel::{
@@ -77,6 +81,8 @@ pub struct Kernel {
     possible_cpus: u32,
     readings: Readings,
     namespaces: BTreeMap<u32, Namespace>,
+    /// `None` while only tracepoints see to devices.
+    devices: Option<Devices>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
     /// Name of the table of ours that switches the kernel's own trace on; it is not shown.
@@ -90,18 +96,21 @@ impl Kernel {
     /// # Errors
     /// What the kernel refused, or the error of `symbols`.
     pub fn load(
-        settings: &Settings,
+        mut settings: Settings,
         mechanism: Mechanism,
         types: KernelTypes,
         symbols: impl FnOnce() -> Result<Symbols>,
         verbose: bool,
     ) -> Result<Self> {
-        let mut ebpf = object::create(settings, object::Edition::of(&types))?;
+        let cast = Cast::find(&types);
+        settings.cast_type = cast.map_or(0, |cast| cast.kind);
+        let object = object::for_kernel(object::Edition::of(&types), cast);
+        let mut ebpf = object::create(&object, &settings)?;
         let peek = Peek::load(&mut ebpf, &types)?;
         let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
         write_offsets(&mut ebpf, &offsets)?;
         let probes = match mechanism {
-            Mechanism::Links => TableProbes::Links(Programs::new(object::OBJECT, ebpf.maps(), verbose)?),
+            Mechanism::Links => TableProbes::Links(Programs::new(&object, ebpf.maps(), verbose)?),
             Mechanism::Kprobes => TableProbes::Kprobes(Kprobes::new(&mut ebpf, settings.arguments)?),
         };
         let readings = Readings::new(&mut ebpf)?;
@@ -115,6 +124,7 @@ impl Kernel {
             readings,
             ebpf,
             namespaces: BTreeMap::new(),
+            devices: None,
             attached: Vec::new(),
             missing: Vec::new(),
             own_table: None,
@@ -164,7 +174,40 @@ impl Kernel {
         Ok(())
     }
 
-    /// Names of attached tracepoints, and what will not be shown because one is missing.
+    /// Starts to place tcx links on the devices of the traced namespaces; tracepoints serve until they stand.
+    ///
+    /// # Errors
+    /// When the kernel refuses the programs.
+    pub fn start_tcx(&mut self) -> Result<()> {
+        let namespaces =
+            self.namespaces.values().map(|space| (space.inode(), space.path().to_owned())).collect();
+        self.devices = Some(Devices::start(&mut self.ebpf, namespaces)?);
+        Ok(())
+    }
+
+    /// Whether tcx links can be placed in the namespace at `path`; tried out on `lo`.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn try_tcx(&mut self, path: &Path) -> Result<()> {
+        devices::try_out(&mut self.ebpf, path)
+    }
+
+    /// What has come of [`Self::start_tcx`] since the last call. When the links stand, the tracepoints go.
+    ///
+    /// # Errors
+    /// When a tracepoint program cannot be detached.
+    pub fn device_news(&mut self) -> Result<Vec<News>> {
+        let news = self.devices.as_ref().map(Devices::news).unwrap_or_default();
+        if news.iter().any(|one| matches!(one, News::Placed)) {
+            for probe in TRACEPOINTS.iter().filter(|probe| probe.instead_of_tcx) {
+                object::detach_tracepoint(&mut self.ebpf, probe.program)?;
+            }
+        }
+        Ok(news)
+    }
+
+    /// Names of what is attached, and what will not be shown because something is missing.
     #[must_use]
     pub fn attached(&self) -> (&[&'static str], &[String]) {
         (&self.attached, &self.missing)
@@ -194,6 +237,9 @@ impl Kernel {
     /// # Errors
     /// When a map cannot be changed.
     pub fn remove_namespace(&mut self, inode: u32) -> Result<()> {
+        if let Some(devices) = &self.devices {
+            devices.remove(inode);
+        }
         if let Some(namespace) = self.namespaces.remove(&inode) {
             let mut scope: HashMap<_, u64, u32> =
                 HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;

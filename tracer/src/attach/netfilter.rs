@@ -6,13 +6,15 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::maps::Map;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
 use tracer_common::settings::{patch, role};
+
+use super::syscall::{bpf, call};
 
 /// `BPF_PROG_TYPE_NETFILTER` and `BPF_NETFILTER` (enum bpf_attach_type), include/uapi/linux/bpf.h, 6.4.
 const PROG_TYPE_NETFILTER: u32 = 32;
@@ -288,21 +290,6 @@ fn link(program: BorrowedFd<'_>, place: Place) -> io::Result<OwnedFd> {
         ..LinkCreate::default()
     };
     bpf(bpf_cmd::BPF_LINK_CREATE, &mut create)
-}
-
-/// The bpf system call for commands that return a descriptor.
-fn bpf<T>(command: bpf_cmd, attr: &mut T) -> io::Result<OwnedFd> {
-    let fd = call(command, attr)?;
-    // SAFETY: the kernel just gave us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(io::Error::other)?) })
-}
-
-fn call<T>(command: bpf_cmd, attr: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: attr is a live structure of the given size, as the command expects.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<T>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// The descriptor of a map of any kind that the kernel object has.

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::RawTracePoint};
-use tracer_common::settings::Settings;
+use tracer_common::settings::{Settings, patch};
 
 use crate::kernel::KernelTypes;
 
 /// The object file, inside the binary.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pathtrace-ebpf"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pathtrace-ebpf"));
 /// The same for kernels before 5.17.
 static OLDER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pathtrace-ebpf-older"));
 
@@ -31,12 +31,47 @@ impl Edition {
     }
 }
 
-/// Creates the maps and parses the programs; loads none yet.
-pub fn create(settings: &Settings, edition: Edition) -> Result<Ebpf> {
-    let object = match edition {
+/// BPF_JMP | BPF_CALL, the first byte of a call; in the second, above the destination, who is called.
+const CALL: u8 = 0x85;
+const PSEUDO_KFUNC_CALL: u8 = 2 << 4;
+
+/// What the running kernel offers for reading its memory fast.
+#[derive(Clone, Copy, Debug)]
+pub struct Cast {
+    /// BTF id of the function `bpf_rdonly_cast` (kernel/bpf/helpers.c, 6.2).
+    function: u32,
+    /// BTF id of a structure of 16 bytes.
+    pub kind: u32,
+}
+
+impl Cast {
+    /// `None` on a kernel without it.
+    #[must_use]
+    pub fn find(types: &KernelTypes) -> Option<Self> {
+        Some(Self { function: types.function_id("bpf_rdonly_cast")?, kind: types.structure_id("in6_addr")? })
+    }
+}
+
+/// The object, with the kernel's own number in its calls of `bpf_rdonly_cast`.
+#[must_use]
+pub fn for_kernel(edition: Edition, cast: Option<Cast>) -> Vec<u8> {
+    let mut object = match edition {
         Edition::Current => OBJECT,
         Edition::Older => OLDER,
-    };
+    }
+    .to_vec();
+    let Some(cast) = cast else { return object };
+    for instruction in object.chunks_exact_mut(8) {
+        if instruction[..2] == [CALL, 0] && instruction[4..] == patch::CAST.to_ne_bytes() {
+            instruction[1] = PSEUDO_KFUNC_CALL;
+            instruction[4..].copy_from_slice(&cast.function.to_ne_bytes());
+        }
+    }
+    object
+}
+
+/// Creates the maps and parses the programs; loads none yet.
+pub fn create(object: &[u8], settings: &Settings) -> Result<Ebpf> {
     EbpfLoader::new()
         // aya parses all of the kernel's BTF otherwise, for relocations that rustc does not write.
         .btf(None)
@@ -56,4 +91,13 @@ pub fn attach_tracepoint(ebpf: &mut Ebpf, program: &str, tracepoint: &str) -> Re
     program.load().with_context(|| format!("program for tracepoint {tracepoint} was refused"))?;
     program.attach(tracepoint).with_context(|| format!("tracepoint {tracepoint} is not there"))?;
     Ok(())
+}
+
+/// Detaches a raw tracepoint program and lets go of it.
+pub fn detach_tracepoint(ebpf: &mut Ebpf, program: &str) -> Result<()> {
+    let program: &mut RawTracePoint = ebpf
+        .program_mut(program)
+        .with_context(|| format!("kernel object: no program {program}"))?
+        .try_into()?;
+    program.unload().context("letting go of a tracepoint")
 }

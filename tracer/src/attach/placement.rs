@@ -9,24 +9,25 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use aya::{Ebpf, maps::HashMap as BpfHashMap};
-use tracer_common::settings::{Gap as RawGap, GapKey, MAX_TABLES, Table};
+use anyhow::Result;
+use aya::Ebpf;
+use tracer_common::settings::Table;
 
 use super::{
     TableProbes,
+    gaps::{GapWriter, by_address},
     netfilter::{Place, PlaceError, Programs},
     readings::Readings,
 };
 use crate::{
     kernel::{
-        hooks::{HookFunction, HookKind, HookList, HookReader},
+        hooks::{HookKind, HookList, HookReader},
         in_netns, monotonic,
     },
-    model::{Family, Hook, TableFamily},
-    plan::{Gap, HookPlan, Judge, ProbeKey, View, plan_functions, plan_hook, unbounded},
+    model::{Family, TableFamily},
+    plan::{HookPlan, View, plan_functions, plan_hook, unbounded},
     rules::{
-        index::{ChainRef, TableIndex},
+        index::TableIndex,
         late::{LateTexts, Printed},
         live::{Content, Ruleset, RulesetReader},
         text::Processes,
@@ -49,6 +50,7 @@ pub struct Namespace {
     /// See [`HookPlan::unbounded`].
     unbounded: Vec<String>,
     contents: Vec<Content>,
+    unreadable: Option<String>,
     tables: Vec<Arc<TableIndex>>,
     texts: Arc<LateTexts>,
     /// Name of the table of ours that switches the kernel's own trace on, and its base chains.
@@ -68,6 +70,7 @@ impl Namespace {
             hooks: Vec::new(),
             unbounded: Vec::new(),
             contents: Vec::new(),
+            unreadable: None,
             tables: Vec::new(),
             texts: Arc::default(),
         }
@@ -92,6 +95,12 @@ impl Namespace {
     #[must_use]
     pub fn tables(&self) -> &[Arc<TableIndex>] {
         &self.tables
+    }
+
+    /// Whose rules are not shown, and why.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
     }
 
     /// What was hooked when the probes were last placed, ours left out.
@@ -148,7 +157,7 @@ impl Namespace {
         view: &mut View,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Ruleset { hooks, mut tables, contents } = reader.read(self.net)?;
+            let Ruleset { hooks, mut tables, contents, unreadable } = reader.read(self.net)?;
             self.own_chains = self.take_own(&mut tables);
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
@@ -176,6 +185,7 @@ impl Namespace {
             if placed {
                 self.unbounded = hooks.iter().zip(&plans).flat_map(unbounded).collect();
                 self.contents = contents;
+                self.unreadable = unreadable;
                 self.read_texts(&tables, &texts);
                 self.tables = tables;
                 self.texts = texts;
@@ -275,134 +285,4 @@ pub(super) fn protocol_family(family: Family) -> u8 {
         Family::Ipv4 => 2,
         Family::Ipv6 => 10,
     }
-}
-
-/// Tables with the base chains that hook functions point at. An `xt_table` serves several hooks.
-type ByAddress = HashMap<(u64, Hook), (Arc<TableIndex>, ChainRef)>;
-
-fn by_address(tables: &[Arc<TableIndex>]) -> ByAddress {
-    let mut found = HashMap::new();
-    for table in tables {
-        for (number, chain) in table.chains.iter().enumerate() {
-            if let Some(base) = &chain.base {
-                found.insert((base.address, base.hook), (table.clone(), ChainRef(number)));
-            }
-        }
-    }
-    found
-}
-
-/// Writes what lies behind each probe of a hook, for the kernel side and for the view.
-struct GapWriter<'a> {
-    netns: u32,
-    list: &'a HookList,
-    plan: &'a HookPlan,
-    by_address: &'a ByAddress,
-    texts: &'a Arc<LateTexts>,
-    view: &'a mut View,
-}
-
-impl GapWriter<'_> {
-    fn write(
-        &mut self,
-        readings: &mut Readings,
-        ebpf: &mut Ebpf,
-        known: &mut HashMap<u64, Table>,
-    ) -> Result<()> {
-        for (number, gap) in self.plan.gaps.iter().enumerate() {
-            let mut raw = RawGap { generation: readings.generation(), ..RawGap::default() };
-            let mut judges = Vec::new();
-            for function in gap.functions.iter().flat_map(judging) {
-                let table = self.table(function.chain);
-                let reading = match &table {
-                    Some((index, _)) if (raw.count as usize) < MAX_TABLES => {
-                        let entry = reading(readings, ebpf, known, index)?;
-                        raw.tables[raw.count as usize] = entry;
-                        raw.count += 1;
-                        Some(entry.id)
-                    }
-                    _ => None,
-                };
-                judges.push(Judge {
-                    reading,
-                    table,
-                    nat: function.nat,
-                    priority: function.priority,
-                    texts: self.texts.clone(),
-                });
-            }
-            let key = ProbeKey {
-                netns: self.netns,
-                family: self.list.family,
-                hook: self.list.hook,
-                priority: gap.priority,
-            };
-            let gap = Gap {
-                judges,
-                last: number + 1 == self.plan.gaps.len(),
-                after_conntrack: self.plan.conntrack.is_some_and(|conntrack| conntrack < gap.priority),
-            };
-            self.view.insert(key, gap);
-            write_gap(ebpf, key, &raw)?;
-        }
-        Ok(())
-    }
-
-    fn table(&self, address: Option<u64>) -> Option<(Arc<TableIndex>, ChainRef)> {
-        self.by_address.get(&(address?, self.list.hook)).cloned()
-    }
-}
-
-/// A base chain that a hook function runs.
-struct Judging {
-    chain: Option<u64>,
-    nat: bool,
-    priority: i32,
-}
-
-fn judging(function: &HookFunction) -> Vec<Judging> {
-    let one = |chain, nat| Judging { chain, nat, priority: function.priority };
-    match &function.kind {
-        HookKind::XtTable { table } => vec![one(Some(*table), false)],
-        HookKind::NftChain { chain } => vec![one(Some(*chain), false)],
-        HookKind::Nat { chains, .. } if chains.is_empty() => vec![one(None, true)],
-        HookKind::Nat { chains, .. } => chains
-            .iter()
-            .map(|chain| match chain.kind {
-                HookKind::XtTable { table: address } | HookKind::NftChain { chain: address } => {
-                    one(Some(address), true)
-                }
-                _ => one(None, true),
-            })
-            .collect(),
-        HookKind::Bpf | HookKind::Other => Vec::new(),
-    }
-}
-
-fn reading(
-    readings: &mut Readings,
-    ebpf: &mut Ebpf,
-    known: &mut HashMap<u64, Table>,
-    index: &Arc<TableIndex>,
-) -> Result<Table> {
-    let key = Arc::as_ptr(index) as u64;
-    if let Some(table) = known.get(&key) {
-        return Ok(*table);
-    }
-    let table = readings.add(ebpf, index)?;
-    known.insert(key, table);
-    Ok(table)
-}
-
-fn write_gap(ebpf: &mut Ebpf, key: ProbeKey, gap: &RawGap) -> Result<()> {
-    let mut map: BpfHashMap<_, GapKey, RawGap> =
-        BpfHashMap::try_from(ebpf.map_mut("GAPS").context("kernel object: no map GAPS")?)?;
-    let key = GapKey {
-        netns: key.netns,
-        priority: key.priority,
-        hook: u32::from(key.hook.inet_number().unwrap_or(0)),
-        pf: u32::from(protocol_family(key.family)),
-    };
-    map.insert(key, gap, 0)?;
-    Ok(())
 }

@@ -23,7 +23,7 @@ pub struct DraftTable {
     pub judge: usize,
     pub hook: Hook,
     pub family: Family,
-    pub hits: Option<HitsEvent>,
+    pub hits: Option<Box<HitsEvent>>,
     pub fate: Fate,
     pub before: Tuple,
     pub after: Tuple,

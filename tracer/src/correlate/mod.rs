@@ -167,18 +167,21 @@ impl Correlator {
 
     /// Closes what has waited long enough, `now` on the events' clock.
     pub fn tick(&mut self, now: u64, output: &mut Output) {
-        let late: Vec<u64> =
-            self.open.iter().filter(|(_, open)| open.deadline <= now).map(|(journey, _)| *journey).collect();
-        for journey in late {
-            self.give_up(journey, output);
-        }
+        self.give_up_where(|open| open.deadline <= now, output);
     }
 
     /// Closes everything: the trace ends.
     pub fn finish(&mut self, output: &mut Output) {
-        let mut all: Vec<u64> = self.open.keys().copied().collect();
-        all.sort_unstable();
-        for journey in all {
+        self.give_up_where(|_| true, output);
+    }
+
+    /// In the order in which they began.
+    fn give_up_where(&mut self, late: impl Fn(&Open) -> bool, output: &mut Output) {
+        let began = |open: &Open| open.first.as_ref().map_or(open.time, |first| first.raw.head.time);
+        let late = self.open.iter().filter(|(_, open)| late(open));
+        let mut late: Vec<(u64, u64)> = late.map(|(journey, open)| (began(open), *journey)).collect();
+        late.sort_unstable();
+        for (_, journey) in late {
             self.give_up(journey, output);
         }
     }

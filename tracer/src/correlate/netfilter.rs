@@ -94,7 +94,7 @@ impl Open {
                 judge: number,
                 hook: inside.hook,
                 family: inside.family,
-                hits: hits.iter().find(|hits| judge.reading == Some(hits.table)).cloned(),
+                hits: hits.iter().find(|hits| judge.reading == Some(hits.table)).cloned().map(Box::new),
                 fate,
                 before: inside.before,
                 after,

@@ -2,6 +2,7 @@
 
 mod build;
 mod flows;
+mod parts;
 
 use tracer_common::tuple::Tuple;
 
@@ -339,7 +340,7 @@ fn the_end_of_the_trace_closes_everything_in_order() {
     }
     trace.correlator.finish(&mut trace.output);
     let order: Vec<u64> = trace.output.forget.iter().map(|forget| forget.journey).collect();
-    assert_eq!(order, [1, 2, 3]);
+    assert_eq!(order, [3, 1, 2], "as they began");
     assert!(trace.output.closed.iter().all(|draft| draft.outcome.result == OutcomeKind::Incomplete));
     assert_eq!((trace.output.closed.len(), trace.correlator.pending()), (3, 0));
 }
@@ -352,4 +353,16 @@ fn a_journey_whose_beginning_was_lost_says_so() {
     trace.see(1, dropped(NETFILTER_DROP, IN_NETFILTER, tuple));
     let [note] = trace.only().notes.as_slice() else { panic!("{:?}", trace.only().notes) };
     assert!(note.contains("beginning"), "{note}");
+}
+
+#[test]
+fn journeys_that_are_given_up_together_end_in_the_order_in_which_they_began() {
+    let mut trace = Trace::new();
+    let ports = [40_009, 40_003, 40_007, 40_001, 40_005];
+    for (journey, port) in [90, 30, 70, 10, 50].into_iter().zip(ports) {
+        trace.see(journey, came_in(tcp((CLIENT.0, port), PUBLISHED)));
+    }
+    trace.wait(10_000 * MILLISECOND);
+    let ended: Vec<_> = trace.output.closed.iter().map(|draft| draft.packet.tuple.source_port).collect();
+    assert_eq!(ended, ports.map(Some));
 }

@@ -19,10 +19,6 @@ use crate::model::{Family, Hook, Protocol, Tuple};
 
 /// What the kernel side saw. Holds nothing on the heap: decoding allocates nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nine of ten events are sights, and a box would be an allocation each"
-)]
 pub enum Event {
     Sight(SightEvent),
     Tuples(TuplesEvent),

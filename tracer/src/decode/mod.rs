@@ -9,7 +9,9 @@ pub use event::{
 
 use std::fmt;
 
-use tracer_common::records::{Answer, ConntrackTuples, Head, Kind, Route, RuleHits, Sight, SocketEvent};
+use tracer_common::records::{
+    Answer, ConntrackTuples, Head, Hit, Kind, MAX_HITS, RULE_HITS_HEAD, Route, RuleHits, Sight, SocketEvent,
+};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,20 @@ fn record<T: Record>(kind: u32, bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
+/// A record that ends behind its last hit.
+fn hits(kind: u32, bytes: &[u8]) -> Result<RuleHits, DecodeError> {
+    let mut whole = [0; size_of::<RuleHits>()];
+    let there = whole.get_mut(..bytes.len()).ok_or(DecodeError::Length { kind, length: bytes.len() })?;
+    there.copy_from_slice(bytes);
+    let hits: RuleHits = record(kind, &whole)?;
+    if bytes.len() < RULE_HITS_HEAD + size_of::<Hit>() * hits.count as usize
+        && hits.count as usize <= MAX_HITS
+    {
+        return Err(DecodeError::Length { kind, length: bytes.len() });
+    }
+    Ok(hits)
+}
+
 /// Decodes one record.
 ///
 /// # Errors
@@ -76,7 +92,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             SightEvent::new(kind, record(number, bytes)?).map(Event::Sight)
         }
         Kind::Conntrack => Ok(Event::Tuples(TuplesEvent::new(&record(number, bytes)?))),
-        Kind::RuleHits => HitsEvent::new(&record(number, bytes)?).map(Event::Hits),
+        Kind::RuleHits => HitsEvent::new(&hits(number, bytes)?).map(Event::Hits),
         Kind::Route => RouteEvent::new(&record(number, bytes)?).map(Event::Route),
         Kind::Answer => AnswerEvent::new(&record(number, bytes)?).map(Event::Answer),
         Kind::Socket => Ok(Event::Socket(SocketTaken::new(&record(number, bytes)?))),

@@ -188,6 +188,11 @@ fn rule_hits_come_through_up_to_their_count() {
     assert_eq!((event.journey, event.flags, event.table), (77, 3, 4));
     assert_eq!(*event.hits, [Hit::default(), Hit { rule: 8, packets: 1 }]);
 
+    // The kernel side sends no more than it counted.
+    assert!(decode(&bytes(&record)[..40 + 2 * size_of::<Hit>()]).is_ok());
+    let short = &bytes(&record)[..40 + size_of::<Hit>()];
+    assert_eq!(decode(short), Err(DecodeError::Length { kind: Kind::RuleHits as u32, length: 48 }));
+
     record.count = MAX_HITS as u32 + 1;
     assert_eq!(decoded(&record), Err(DecodeError::Value("count of rule hits")));
 }

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use crate::{
     enrich::{
-        Address, ConntrackUse, Containers, DeviceSettings, Link, Logger, Network, PolicyRule, Prefix,
-        Settings, Sockets,
+        Address, ConntrackUse, Containers, DeviceSettings, JudgingPrograms, Link, Logger, Network,
+        PolicyRule, Prefix, Settings, Sockets,
     },
     model::{Backend, Hook, TableFamily},
 };
@@ -69,6 +69,7 @@ impl Host {
                     kind: Some("bridge".to_owned()),
                     master: None,
                     up: true,
+                    programs: JudgingPrograms::default(),
                 }],
                 addresses: vec![Address { link: 2, prefix }],
                 ..Network::default()

@@ -9,6 +9,7 @@ mod loggers;
 mod netns;
 mod network;
 mod owners;
+mod programs;
 mod rtnetlink;
 mod sockets;
 mod sysctl;
@@ -18,7 +19,8 @@ pub use containers::Containers;
 pub use loggers::{Logger, Loggers};
 pub use netns::{NetnsPath, in_netns};
 pub use network::{
-    Address, Link, Neighbour, Network, Nexthop, PolicyRule, Prefix, Question, Route, RouteKind,
+    Address, JudgingPrograms, Link, Neighbour, Network, Nexthop, PolicyRule, Prefix, Question, Route,
+    RouteKind,
 };
 pub use owners::{Owner, Owners};
 pub use sockets::{Endpoint, SocketEntry, SocketState, Sockets};

@@ -75,6 +75,15 @@ pub struct Link {
     /// The bridge or bond that it is a port of.
     pub master: Option<u32>,
     pub up: bool,
+    /// XDP programs, tcx programs and tc filters on it, ours left out.
+    pub programs: JudgingPrograms,
+}
+
+/// Who judges packets on a device, by name; in the kernel's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JudgingPrograms {
+    pub input: Vec<String>,
+    pub output: Vec<String>,
 }
 
 /// An address of a device.

@@ -14,7 +14,12 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::network::{Address, Link, Neighbour, Network, Nexthop, PolicyRule, Prefix, Route, RouteKind};
+use super::{
+    network::{
+        Address, JudgingPrograms, Link, Neighbour, Network, Nexthop, PolicyRule, Prefix, Route, RouteKind,
+    },
+    programs,
+};
 
 /// # Errors
 /// When the kernel refuses a dump or its answer cannot be parsed.
@@ -33,7 +38,29 @@ pub(super) fn read() -> Result<Network> {
         dump(&socket, request, |message| add(&mut network, message))?;
     }
     network.rules.sort_by_key(|rule| rule.priority);
+    for link in &mut network.links {
+        judging(&socket, link);
+    }
     Ok(network)
+}
+
+/// Adds who judges packets on a device. One that goes while we look has nobody.
+fn judging(socket: &Socket, link: &mut Link) {
+    let tcx = programs::tcx(&link.name);
+    link.programs.input.extend(tcx.input);
+    link.programs.output.extend(tcx.output);
+    for (parent, input) in [(programs::INGRESS, true), (programs::EGRESS, false)] {
+        let mut found = Vec::new();
+        let request = RouteNetlinkMessage::GetTrafficFilter(programs::filters_of(link, parent));
+        // Without clsact the kernel refuses, or gives nothing.
+        let _ = dump(socket, request, |message| {
+            if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
+                found.extend(programs::filter(&message));
+            }
+        });
+        found.dedup();
+        if input { link.programs.input.extend(found) } else { link.programs.output.extend(found) }
+    }
 }
 
 fn dump(
@@ -87,10 +114,12 @@ fn link(message: LinkMessage) -> Link {
         kind: None,
         master: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        programs: JudgingPrograms::default(),
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Xdp(said) => link.programs.input.extend(programs::xdp(&said)),
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.into_iter().find_map(|info| match info {

@@ -15,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::ReadError;
 
+mod documented;
 mod signature;
 pub use signature::{Parameter, position_of};
 
@@ -138,6 +139,25 @@ impl KernelTypes {
         })
     }
 
+    /// The kernel's own number of a function of vmlinux, as calls of it in BPF programs want it.
+    #[must_use]
+    pub fn function_id(&self, name: &str) -> Option<u32> {
+        self.vmlinux_id(name, |found| matches!(found, Type::Func(_)))
+    }
+
+    /// The kernel's own number of a structure of vmlinux.
+    #[must_use]
+    pub fn structure_id(&self, name: &str) -> Option<u32> {
+        self.vmlinux_id(name, |found| matches!(found, Type::Struct(_)))
+    }
+
+    fn vmlinux_id(&self, name: &str, is_it: impl Fn(&Type) -> bool) -> Option<u32> {
+        let ids = ids(&self.vmlinux, None, name);
+        ids.into_iter()
+            .map(|found| found.id)
+            .find(|id| self.vmlinux.resolve_type_by_id(*id).is_ok_and(|found| is_it(&found)))
+    }
+
     /// Names and values of an enum, in the order of its declaration. `None` when there is no such enum.
     #[must_use]
     pub fn enum_values(&self, name: &str) -> Option<Vec<(String, i64)>> {
@@ -163,7 +183,10 @@ impl KernelTypes {
     /// # Errors
     /// [`ReadError::NoMember`].
     pub fn require(&self, structure: &'static str, path: &'static str) -> Result<u32, ReadError> {
-        self.offset_of(structure, path).ok_or(ReadError::NoMember { structure, path })
+        // Documented only where nothing says otherwise.
+        self.offset_of(structure, path)
+            .or_else(|| documented::offset(structure, path))
+            .ok_or(ReadError::NoMember { structure, path })
     }
 
     /// As [`Self::bit_field`].
@@ -179,7 +202,7 @@ impl KernelTypes {
     /// # Errors
     /// [`ReadError::NoType`].
     pub fn require_size(&self, name: &'static str) -> Result<u32, ReadError> {
-        self.size_of(name).ok_or(ReadError::NoType { name })
+        self.size_of(name).or_else(|| documented::size(name)).ok_or(ReadError::NoType { name })
     }
 
     /// Bit offset and, where it is an integer or enum, bit width.

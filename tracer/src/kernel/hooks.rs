@@ -116,7 +116,7 @@ impl<'a> HookReader<'a> {
                 let Some(hook) = Hook::from_inet_number(number) else { continue };
                 let slot = net.wrapping_add(u64::from(first)).wrapping_add(8 * u64::from(number));
                 let functions = match self.pointer("net.nf.hooks", slot)? {
-                    Some(entries) => self.entries(entries, true)?,
+                    Some(entries) => self.entries(net, entries, true)?,
                     None => Vec::new(),
                 };
                 lists.push(HookList { family, hook, functions });
@@ -126,7 +126,7 @@ impl<'a> HookReader<'a> {
     }
 
     /// `struct nf_hook_entries`: the functions, and behind them their `struct nf_hook_ops` pointers.
-    fn entries(&self, address: u64, may_nest: bool) -> Result<Vec<HookFunction>, ReadError> {
+    fn entries(&self, net: u64, address: u64, may_nest: bool) -> Result<Vec<HookFunction>, ReadError> {
         let layout = &self.layout;
         let head = Block::read(self.memory, "nf_hook_entries", address, layout.entries_count + 2)?;
         let count = head.u16(layout.entries_count)?;
@@ -146,7 +146,7 @@ impl<'a> HookReader<'a> {
             }
             // What removal leaves in an entry's place until the list is rebuilt.
             if self.symbols.function(function) != Some("accept_all") {
-                functions.push(self.function(function, private, &ops, may_nest)?);
+                functions.push(self.function(net, (function, private), &ops, may_nest)?);
             }
         }
         Ok(functions)
@@ -154,8 +154,8 @@ impl<'a> HookReader<'a> {
 
     fn function(
         &self,
-        address: u64,
-        private: u64,
+        net: u64,
+        (address, private): (u64, u64),
         ops: &Block,
         may_nest: bool,
     ) -> Result<HookFunction, ReadError> {
@@ -166,6 +166,11 @@ impl<'a> HookReader<'a> {
             || symbol.is_some_and(|s| s.starts_with("nft_do_chain"));
         let kind = if ops_type.is_some() && ops_type == self.ops_types.bpf {
             HookKind::Bpf
+        } else if let Some(table) = symbol.and_then(table_of_namespace) {
+            match self.own_table(net, table, private)? {
+                Some(table) => HookKind::XtTable { table },
+                None => HookKind::Other,
+            }
         } else if private == 0 {
             HookKind::Other
         } else if is_nft || symbol.is_some_and(is_nft_nat) {
@@ -173,7 +178,7 @@ impl<'a> HookReader<'a> {
         } else if symbol.is_some_and(is_xt_table) {
             HookKind::XtTable { table: private }
         } else if may_nest && symbol.is_some_and(is_nat_engine) {
-            HookKind::Nat { private, chains: self.nat_chains(private)? }
+            HookKind::Nat { private, chains: self.nat_chains(net, private)? }
         } else {
             HookKind::Other
         };
@@ -182,13 +187,27 @@ impl<'a> HookReader<'a> {
     }
 
     /// `struct nf_nat_lookup_hook_priv` (net/netfilter/nf_nat_core.c).
-    fn nat_chains(&self, private: u64) -> Result<Vec<HookFunction>, ReadError> {
+    fn nat_chains(&self, net: u64, private: u64) -> Result<Vec<HookFunction>, ReadError> {
         // In a module of its own (nf_nat), which is there when its function is hooked.
-        let entries = self.types.require("nf_nat_lookup_hook_priv", "entries")?;
+        let entries = match self.types.require("nf_nat_lookup_hook_priv", "entries") {
+            // The first member where `struct net` still holds the tables, before modules had BTF; functions that differ
+            // from their registration show if it is not.
+            Err(_) if self.types.offset_of("net", "ipv4.nat_table").is_some() => 0,
+            found => found?,
+        };
         let slot = private.wrapping_add(u64::from(entries));
         match self.pointer("nf_nat_lookup_hook_priv", slot)? {
-            Some(entries) => self.entries(entries, false),
+            Some(entries) => self.entries(net, entries, false),
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// The table of a function that serves one table only: its private pointer (from 5.13), or what `struct net` holds.
+    fn own_table(&self, net: u64, table: &str, private: u64) -> Result<Option<u64>, ReadError> {
+        match (private, self.types.offset_of("net", table)) {
+            (0, Some(offset)) => self.pointer("an xt_table of struct net", net.wrapping_add(offset.into())),
+            (0, None) => Ok(None),
+            (table, _) => Ok(Some(table)),
         }
     }
 
@@ -202,10 +221,27 @@ fn is_nft_nat(symbol: &str) -> bool {
     symbol == "nft_nat_do_chain"
 }
 
-/// net/ipv4/netfilter/ip_tables.c, iptable_mangle.c, and the same for IPv6. Before 5.16 each table has a function of
-/// its own, and no private pointer.
+/// net/ipv4/netfilter/ip_tables.c, iptable_mangle.c, and the same for IPv6.
 fn is_xt_table(symbol: &str) -> bool {
     matches!(symbol, "ipt_do_table" | "ip6t_do_table" | "iptable_mangle_hook" | "ip6table_mangle_hook")
+}
+
+/// Before 5.16 each table has a function of its own (net/ipv4/netfilter/iptable_filter.c and its like); where
+/// `struct net` held the table before 5.13.
+fn table_of_namespace(symbol: &str) -> Option<&'static str> {
+    Some(match symbol {
+        "iptable_filter_hook" => "ipv4.iptable_filter",
+        "iptable_mangle_hook" => "ipv4.iptable_mangle",
+        "iptable_raw_hook" => "ipv4.iptable_raw",
+        "iptable_security_hook" => "ipv4.iptable_security",
+        "iptable_nat_do_chain" => "ipv4.nat_table",
+        "ip6table_filter_hook" => "ipv6.ip6table_filter",
+        "ip6table_mangle_hook" => "ipv6.ip6table_mangle",
+        "ip6table_raw_hook" => "ipv6.ip6table_raw",
+        "ip6table_security_hook" => "ipv6.ip6table_security",
+        "ip6table_nat_do_chain" => "ipv6.ip6table_nat",
+        _ => return None,
+    })
 }
 
 /// net/netfilter/nf_nat_proto.c: `nf_nat_ipv4_pre_routing`, `nf_nat_ipv6_out`, ...

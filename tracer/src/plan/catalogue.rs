@@ -13,6 +13,8 @@ pub struct Tracepoint {
     pub gives: &'static str,
     /// Without it there are no journeys to show.
     pub required: bool,
+    /// tcx programs on devices take its place when a trace lasts, where the kernel has them.
+    pub instead_of_tcx: bool,
 }
 
 /// Every tracepoint, in the order in which they are attached: ends before beginnings, so that no packet is followed
@@ -63,14 +65,20 @@ pub const TRACEPOINTS: &[Tracepoint] = &[
         "ICMP errors that the host answered with",
         false,
     ),
-    tracepoint(
-        "device_out",
-        "net_dev_start_xmit",
-        &["sk_buff", "net_device"],
-        "devices a packet leaves by",
-        true,
-    ),
-    tracepoint("device_in", "netif_receive_skb", &["sk_buff"], "devices a packet comes in by", true),
+    Tracepoint {
+        instead_of_tcx: true,
+        ..tracepoint(
+            "device_out",
+            "net_dev_start_xmit",
+            &["sk_buff", "net_device"],
+            "devices a packet leaves by",
+            true,
+        )
+    },
+    Tracepoint {
+        instead_of_tcx: true,
+        ..tracepoint("device_in", "netif_receive_skb", &["sk_buff"], "devices a packet comes in by", true)
+    },
 ];
 
 const fn tracepoint(
@@ -80,5 +88,5 @@ const fn tracepoint(
     gives: &'static str,
     required: bool,
 ) -> Tracepoint {
-    Tracepoint { program, tracepoint, takes, gives, required }
+    Tracepoint { program, tracepoint, takes, gives, required, instead_of_tcx: false }
 }

@@ -26,6 +26,8 @@ pub struct Ruleset {
     pub tables: Vec<TableIndex>,
     /// What the entries of the iptables-legacy tables said.
     pub contents: Vec<Content>,
+    /// Whose rules cannot be read, since this kernel does not describe them, and why.
+    pub unreadable: Option<String>,
 }
 
 /// A table of iptables-legacy to the last byte. Its [`Check`] is the address of the entries, and memory is given out
@@ -77,19 +79,33 @@ impl RulesetReader<'_> {
         let hook_reader = HookReader::new(self.memory, self.types, self.symbols)?;
         let hooks = hook_reader.read(net)?;
         let places = Places::of(&hooks);
-        let (mut tables, contents) = self.legacy_tables(&places)?;
+        let mut unreadable = None;
+        let (mut tables, contents) = match self.legacy_tables(&places) {
+            Ok(found) => found,
+            Err(error) => {
+                unreadable = Some(undescribed("iptables-legacy", error)?);
+                Default::default()
+            }
+        };
         let nft = if places.nft.is_empty() {
             None
         } else {
-            let reader = NftReader::new(self.memory, self.types, self.symbols, net)?;
-            let generation = reader.generation()?;
-            tables.extend(nft_tables(&reader, generation, &places)?);
-            Some((reader, generation))
+            match NftReader::new(self.memory, self.types, self.symbols, net) {
+                Ok(reader) => {
+                    let generation = reader.generation()?;
+                    tables.extend(nft_tables(&reader, generation, &places)?);
+                    Some((reader, generation))
+                }
+                Err(error) => {
+                    unreadable = Some(undescribed("nftables", error)?);
+                    None
+                }
+            }
         };
         let stands = hook_reader.read(net)? == hooks
             && self.is_current(&tables, &contents)?
             && nft.map_or(Ok(true), |(reader, generation)| Ok(reader.generation()? == generation))?;
-        Ok(stands.then_some(Ruleset { hooks, tables, contents }))
+        Ok(stands.then_some(Ruleset { hooks, tables, contents, unreadable }))
     }
 
     /// Whether these tables are still in force as they were read. New tables are seen in the hooks, not here.
@@ -146,6 +162,16 @@ impl RulesetReader<'_> {
             source,
         })?;
         Ok(u64::from_le_bytes(value) == check.value)
+    }
+}
+
+/// What is said of rules that this kernel does not describe; any other error stays one.
+fn undescribed(backend: &str, error: ReadError) -> Result<String, ReadError> {
+    match error {
+        ReadError::NoMember { .. } | ReadError::NoType { .. } => {
+            Ok(format!("rules of {backend} are not shown: {error}"))
+        }
+        other => Err(other),
     }
 }
 

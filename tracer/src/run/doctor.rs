@@ -8,7 +8,7 @@ use std::{
 
 use super::{findings, setup};
 use crate::{
-    attach::Kernel,
+    attach::{Kernel, Namespace, TableProbes},
     diagnose::RulesetView,
     doctor::{Capabilities, Capability, HookFunction, Machine, examine},
     enrich::{Loggers, NetnsPath, Reader, Reading, Roots},
@@ -89,14 +89,7 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
     let setup::Loaded { mut kernel, absent, .. } = setup::load(&config)?;
     let mut tried = Vec::new();
     let placed = kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut View::default());
-    tried.push(Capability {
-        name: "netfilter links".to_owned(),
-        available: placed.is_ok(),
-        why: placed.err().map_or("placed at every hook".to_owned(), |error| format!("{error:#}")),
-        gives: "the packet before and after each table, and the rules that matched".to_owned(),
-        needed: true,
-        used: true,
-    });
+    tried.extend(table_probes(&kernel, placed.err().map(|error| format!("{error:#}"))));
     kernel.attach_tracepoints()?;
     let (attached, _) = kernel.attached();
     for probe in TRACEPOINTS {
@@ -110,6 +103,15 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
             used: true,
         });
     }
+    let tcx = kernel.try_tcx(&namespace.path);
+    tried.push(Capability {
+        name: "tcx links".to_owned(),
+        available: tcx.is_ok(),
+        why: tcx.err().map_or("placed on lo".to_owned(), |why| format!("{why:#}; tracepoints serve instead")),
+        gives: "devices a packet comes in and leaves by, at no cost to other namespaces".to_owned(),
+        needed: false,
+        used: false,
+    });
     tried.extend(absent.into_iter().map(|member| Capability {
         name: member,
         available: false,
@@ -119,6 +121,45 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
         used: false,
     }));
     Ok((kernel, tried))
+}
+
+/// What looks at the tables here, and what it stands in for.
+fn table_probes(kernel: &Kernel, refused: Option<String>) -> Vec<Capability> {
+    let gives = "the packet before and after each table, and the rules that matched".to_owned();
+    let links = |available, why: String, needed| Capability {
+        name: "netfilter links".to_owned(),
+        available,
+        why,
+        gives: gives.clone(),
+        needed,
+        used: needed,
+    };
+    let TableProbes::Kprobes(_) = kernel.mechanism() else {
+        let why = refused.clone().unwrap_or_else(|| "placed at every hook".to_owned());
+        return vec![links(refused.is_none(), why, true)];
+    };
+    let none = "this kernel has none (Linux 6.4 with CONFIG_NETFILTER_BPF_LINK=y has): kprobes stand in";
+    let mut probes = vec![
+        links(false, none.to_owned(), false),
+        Capability {
+            name: "kprobes".to_owned(),
+            available: refused.is_none(),
+            why: refused.unwrap_or_else(|| "placed at nf_hook_slow and at every table function".to_owned()),
+            gives: gives.clone(),
+            needed: true,
+            used: true,
+        },
+    ];
+    let unreadable = kernel.namespaces().filter_map(Namespace::unreadable).map(str::to_owned);
+    probes.extend(kernel.mechanism().problems().into_iter().chain(unreadable).map(|why| Capability {
+        name: "a part of the tables".to_owned(),
+        available: false,
+        why,
+        gives: "its packets or rules".to_owned(),
+        needed: false,
+        used: true,
+    }));
+    probes
 }
 
 fn hooks_of(list: &HookList) -> Vec<HookFunction> {

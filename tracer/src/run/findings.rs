@@ -15,7 +15,7 @@ use crate::{
     diagnose::{Case, Delivery, Flow, RulesetView, diagnose},
     enrich::{Endpoint, NetnsPath, Reader, Roots, Surroundings},
     kernel::in_netns,
-    model::{Journey, LocalSocket, StageKind, Tuple},
+    model::{DeviceDirection, Journey, LocalSocket, StageKind, Tuple},
     rules::{
         late::{LateTexts, Printed},
         text::{Processes, Runner, Tool},
@@ -180,6 +180,7 @@ impl Findings {
         let passed: BTreeSet<u32> = journey.stages.iter().map(|stage| stage.netns).collect();
         let surroundings: Vec<_> =
             passed.iter().filter_map(|netns| self.surroundings(scoped, *netns, age)).collect();
+        name_programs(&mut journey, &surroundings);
         let mut rulesets: Vec<_> = passed.iter().filter_map(|netns| self.ruleset(kernel, *netns)).collect();
         if let Some(netns) = refused_at_device(&journey) {
             rulesets.retain(|view| view.netns != netns);
@@ -232,6 +233,23 @@ impl Findings {
         let view = Arc::new(view);
         self.rulesets.insert(netns, (texts.clone(), view.clone()));
         Some(view)
+    }
+}
+
+/// Names who else judges packets on the devices that a journey passed.
+fn name_programs(journey: &mut Journey, surroundings: &[Arc<Surroundings>]) {
+    for stage in &mut journey.stages {
+        let StageKind::Device(device) = &mut stage.kind else { continue };
+        let around = surroundings.iter().find(|around| around.netns == stage.netns);
+        let link = around
+            .and_then(|around| around.network.known())
+            .and_then(|network| network.links.iter().find(|link| link.index == device.ifindex));
+        if let Some(link) = link {
+            device.programs = match device.direction {
+                DeviceDirection::In => link.programs.input.clone(),
+                DeviceDirection::Out => link.programs.output.clone(),
+            };
+        }
     }
 }
 

@@ -107,7 +107,7 @@ impl KernelTrace {
     /// Takes in what the kernel has told up to now. It tells in the packet's own context, so that this is all about
     /// every packet of which a later record was read.
     pub(super) fn listen(&mut self, passages: &mut Passages) {
-        for (inode, traced) in &self.witnesses {
+        for (inode, traced) in &mut self.witnesses {
             // A socket that fails is one that tells nothing more, as after a loss.
             let events = traced.witness.waiting().unwrap_or_else(|_| vec![TraceEvent::Lost]);
             let now = monotonic();

@@ -49,6 +49,11 @@ impl Scoped {
         self.present.is_empty()
     }
 
+    /// Whether no namespace will come to be traced later.
+    pub(super) fn is_fixed(&self) -> bool {
+        !self.all
+    }
+
     pub(super) fn several(&self) -> bool {
         self.all || self.present.len() > 1
     }

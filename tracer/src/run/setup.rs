@@ -62,12 +62,13 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
         read_rules: u32::from(config.rules != RulesMode::Off),
         tentative: u32::from(config.filter.active != 0),
         verbose: u32::from(config.kernel_log),
+        cast_type: 0,
     };
     let reasons = types.enum_values("skb_drop_reason").unwrap_or_default();
     let reasons = reasons.into_iter().filter_map(|(name, value)| Some((u32::try_from(value).ok()?, name)));
     let reasons: Vec<_> = reasons.collect();
     let kernel = Kernel::load(
-        &settings,
+        settings,
         mechanism,
         types,
         || {

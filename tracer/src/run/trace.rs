@@ -2,6 +2,8 @@
 
 mod notices;
 
+mod devices;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
@@ -26,7 +28,7 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    attach::Kernel,
+    attach::{Kernel, Namespace},
     attribute::Attributor,
     config::{Config, Format},
     correlate::{Correlator, Output},
@@ -85,6 +87,8 @@ struct Trace<'c> {
     shown: u64,
     done: bool,
     ticks: u32,
+    /// Whether tcx was to take over from the tracepoints on devices.
+    tcx_tried: bool,
 }
 
 impl<'c> Trace<'c> {
@@ -126,6 +130,7 @@ impl<'c> Trace<'c> {
             shown: 0,
             done: false,
             ticks: 0,
+            tcx_tried: false,
         };
         trace.announce(problems, absent)?;
         trace.tell(said)?;
@@ -143,6 +148,8 @@ impl<'c> Trace<'c> {
         missing.extend(problems);
         missing.extend(self.new_unbounded());
         missing.extend(self.kernel.mechanism().problems());
+        let unreadable: BTreeSet<&str> = self.kernel.namespaces().filter_map(Namespace::unreadable).collect();
+        missing.extend(unreadable.into_iter().map(str::to_owned));
         missing.extend(absent.into_iter().map(|member| format!("{member}: this kernel does not have it")));
         let start = Start {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -164,19 +171,23 @@ impl<'c> Trace<'c> {
         scope_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = self.config.stop.duration.map(|duration| (Instant::now() + duration).into());
         let mut records = self.records.take().context("the ring buffer is read twice")?;
+        let mut more = false;
         while !self.done {
             tokio::select! {
+                // The kernel side wakes us only under load; else the tick finds what has come.
                 ready = records.readable_mut() => {
-                    let mut ready = ready.context("watching the ring buffer")?;
-                    if self.drain(ready.get_inner_mut())? {
-                        ready.clear_ready();
-                    }
+                    ready.context("watching the ring buffer")?.clear_ready();
+                    more = true;
                 }
+                () = std::future::ready(()), if more => more = !self.drain(records.get_mut())?,
                 _ = tick.tick() => {
-                    self.drain(records.get_mut())?;
+                    more = !self.drain(records.get_mut())?;
                     self.tick()?;
                 }
-                _ = scope_tick.tick() => self.look_at_scope()?,
+                _ = scope_tick.tick() => {
+                    self.look_at_scope()?;
+                    self.look_at_devices()?;
+                }
                 () = signals.any() => break,
                 () = async { if let Some(end) = end { sleep_until(end).await } else { std::future::pending().await } } => break,
             }

@@ -4,18 +4,21 @@
 mod judge;
 mod stack;
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
+    EbpfContext,
     macros::{kprobe, kretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
 use tracer_common::{
-    kprobe::{END, Place, PlaceKey, Position},
+    kprobe::{END, PlaceKey, Position},
     settings::role,
 };
 
 use crate::{
     follow,
-    maps::{CALLS, Call, PLACES},
+    maps::{CALLS, Call, HandedOver, PLACES},
     probes::netfilter::{may_match, pass},
     read::{Reader, member},
 };
@@ -65,13 +68,15 @@ macro_rules! position {
 
 /// The place at a function of the hook that `state` describes.
 #[inline(always)]
-fn place_of(reader: &mut Reader, state: u64, function: u64) -> Option<&'static Place> {
+fn place_of(skb: u64, state: u64, function: u64) -> Option<HandedOver> {
+    let mut reader = Reader::new();
     let hook: u8 = member!(reader, state, state_hook);
     let pf: u8 = member!(reader, state, state_pf);
     let net: u64 = member!(reader, state, state_net);
     let key = PlaceKey { net, function, hook: hook as u32, pf: pf as u32 };
     // SAFETY: a valid map value; user space replaces it whole.
-    PLACES.get_ptr(&key).map(|place| unsafe { &*place })
+    let place = unsafe { *PLACES.get_ptr(&key)? };
+    Some(HandedOver { skb, net, state, place, hook, pf, reserved: 0 })
 }
 
 /// `int nf_hook_slow(struct sk_buff *skb, struct nf_hook_state *state, const struct nf_hook_entries *e, unsigned int
@@ -80,9 +85,7 @@ fn place_of(reader: &mut Reader, state: u64, function: u64) -> Option<&'static P
 pub(crate) fn hook_begin(ctx: ProbeContext) -> u32 {
     let registers = Registers::read(&ctx);
     let (skb, state) = (registers.at(position!(slow_skb)), registers.at(position!(slow_state)));
-    if follow::find(skb).is_none()
-        && place_of(&mut Reader::new(), state, END).is_none_or(|place| place.begins == 0)
-    {
+    if follow::find(skb).is_none() && place_of(skb, state, END).is_none_or(|found| found.place.begins == 0) {
         return 0;
     }
     // Without room the end of this hook is not seen: the next sight shows that the packet passed.
@@ -99,9 +102,9 @@ pub(crate) fn hook_end(ctx: RetProbeContext) -> u32 {
     let Call { skb, state } = unsafe { *call };
     let _ = CALLS.remove(key);
     if ctx.ret::<i32>() == PASSED
-        && let Some(place) = place_of(&mut Reader::new(), state, END)
+        && let Some(found) = place_of(skb, state, END)
     {
-        enter(skb, state, place);
+        enter(ctx.as_ptr(), &found);
     }
     0
 }
@@ -112,8 +115,8 @@ pub(crate) fn hook_function(ctx: ProbeContext) -> u32 {
     let registers = Registers::read(&ctx);
     let state = registers.at(position!(function_state));
     let private = registers.at(position!(function_private));
-    if let Some(place) = place_of(&mut Reader::new(), state, private) {
-        enter(registers.at(position!(function_skb)), state, place);
+    if let Some(found) = place_of(registers.at(position!(function_skb)), state, private) {
+        enter(ctx.as_ptr(), &found);
     }
     0
 }
@@ -124,26 +127,27 @@ pub(crate) fn hook_function(ctx: ProbeContext) -> u32 {
 pub(crate) fn table_function(ctx: ProbeContext) -> u32 {
     let registers = Registers::read(&ctx);
     let [skb, state, table, _] = registers.0;
-    if let Some(place) = place_of(&mut Reader::new(), state, table) {
-        enter(skb, state, place);
+    if let Some(found) = place_of(skb, state, table) {
+        enter(ctx.as_ptr(), &found);
     }
     0
 }
 
 /// A packet stands at a place of the plan.
 #[inline(always)]
-fn enter(skb: u64, state: u64, place: &Place) {
+fn enter(ctx: *mut c_void, found: &HandedOver) {
     pass();
-    if follow::find(skb).is_none() {
-        if place.role == role::FOLLOW {
+    if follow::find(found.skb).is_none() {
+        let role = found.place.role;
+        if role == role::FOLLOW {
             return;
         }
-        let nfct: u64 = member!(Reader::new(), skb, skb_nfct);
-        if place.role & role::GATE == 0 && (nfct == 0 || !may_match(nfct)) {
+        let nfct: u64 = member!(Reader::new(), found.skb, skb_nfct);
+        if role & role::GATE == 0 && (nfct == 0 || !may_match(nfct)) {
             return;
         }
     }
-    judge::in_hook(skb, state, place);
+    judge::hand_over(ctx, found);
 }
 
 /// `int __ip_local_out(struct net *net, struct sock *sk, struct sk_buff *skb)` and `__ip6_local_out`: an OUTPUT hook
@@ -152,7 +156,7 @@ fn enter(skb: u64, state: u64, place: &Place) {
 pub(crate) fn local_out(ctx: ProbeContext) -> u32 {
     let registers = Registers::read(&ctx);
     let (net, skb) = (registers.at(position!(output_net)), registers.at(position!(output_skb)));
-    judge::bare(skb, net, LOCAL_OUT);
+    judge::bare(ctx.as_ptr(), skb, net, LOCAL_OUT);
     0
 }
 
@@ -163,13 +167,13 @@ pub(crate) fn local_in(ctx: ProbeContext) -> u32 {
     if follow::find(skb).is_some() {
         let mut reader = Reader::new();
         let device: u64 = member!(reader, skb, skb_dev);
-        judge::bare(skb, member!(reader, device, dev_net), LOCAL_IN);
+        judge::bare(ctx.as_ptr(), skb, member!(reader, device, dev_net), LOCAL_IN);
     }
     0
 }
 
-/// `int ip_output(struct net *net, struct sock *sk, struct sk_buff *skb)` and `ip6_output`: behind a FORWARD hook, and
-/// before a POSTROUTING hook, that nobody is hooked to. (At the beginning of `ip_forward` the packet may still die
+/// `int ip_output(struct net *net, struct sock *sk, struct sk_buff *skb)` and `ip6_output`: behind a FORWARD hook, or
+/// for a local packet before a POSTROUTING hook, that nobody is hooked to. (At the beginning of `ip_forward` the packet may still die
 /// of its hop limit.)
 #[kprobe]
 pub(crate) fn output(ctx: ProbeContext) -> u32 {
@@ -177,10 +181,8 @@ pub(crate) fn output(ctx: ProbeContext) -> u32 {
     let (net, skb) = (registers.at(position!(output_net)), registers.at(position!(output_skb)));
     if follow::find(skb).is_some() {
         let came_in: u32 = member!(Reader::new(), skb, skb_iif);
-        if came_in != 0 {
-            judge::bare(skb, net, FORWARD);
-        }
-        judge::bare(skb, net, POST_ROUTING);
+        let hook = if came_in == 0 { POST_ROUTING } else { FORWARD };
+        judge::bare(ctx.as_ptr(), skb, net, hook);
     }
     0
 }

@@ -109,6 +109,7 @@ pub(super) fn network(clients: &str, containers: &str, uplink: &str, gateway: &s
         kind: kind.map(str::to_owned),
         master,
         up: true,
+        programs: JudgingPrograms::default(),
     };
     let own = |link, text: &str| {
         let (address, length) = text.split_once('/').unwrap();

@@ -123,3 +123,14 @@ fn a_hook_without_tables_has_one_probe() {
         assert!(plan.gaps[0].priority > CONNTRACK);
     }
 }
+
+#[test]
+fn a_table_at_either_end_is_named() {
+    let table = || HookKind::XtTable { table: 1 };
+    let last = plan_hook(&list(Hook::Forward, vec![function(0, table()), function(i32::MAX, table())]));
+    let priorities: Vec<i32> = last.gaps.iter().map(|gap| gap.priority).collect();
+    assert_eq!(priorities, [-1, i32::MAX - 1]);
+    assert_eq!(last.unbounded, [i32::MAX]);
+    let first = plan_hook(&list(Hook::Forward, vec![function(i32::MIN, table())]));
+    assert_eq!(first.unbounded, [i32::MIN]);
+}

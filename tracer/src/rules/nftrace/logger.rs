@@ -4,12 +4,15 @@
 
 use std::{
     fmt, fs, io,
-    os::unix::process::CommandExt,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::process::CommandExt,
+    },
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
-use super::netlink::{Message, Socket};
+use super::netlink::{Fields, Message, Socket};
 
 /// `NFNL_SUBSYS_ULOG`, `NFULNL_MSG_CONFIG`, `enum nfulnl_attr_config`, `enum nfulnl_msg_config_cmds`
 /// (include/uapi/linux/netfilter/nfnetlink_log.h).
@@ -103,8 +106,8 @@ impl LegacyLog {
         Ok(log)
     }
 
-    pub(super) fn socket(&self) -> &Socket {
-        &self.socket
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
     }
 
     fn take_over(&mut self, family: u8) -> io::Result<()> {
@@ -115,6 +118,12 @@ impl LegacyLog {
         }
         self.former.push(Former::remember(fs::File::options().write(true).open(&path)?, &name)?);
         self.socket.transact(vec![command(family, PF_BIND)])
+    }
+}
+
+impl AsFd for LegacyLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

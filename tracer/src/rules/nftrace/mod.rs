@@ -29,7 +29,7 @@ pub use self::{
 use self::{
     event::{legacy_step, nft_step},
     logger::ULOG,
-    netlink::{Socket, received},
+    netlink::{Received, Socket, received},
 };
 
 /// `1 << (NFNLGRP_NFTRACE - 1)`; `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_TRACE`; `NFULNL_MSG_PACKET`.
@@ -106,8 +106,9 @@ impl Witness {
             if !events.is_empty() || left.is_zero() {
                 return Ok(events);
             }
+            let sockets = [Some(self.trace.as_fd()), self.legacy.as_ref().map(AsFd::as_fd)];
             let mut sources: Vec<PollFd<'_>> =
-                self.sockets().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
+                sockets.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let milliseconds = left.as_millis() + 1;
             match poll(&mut sources, PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
@@ -116,20 +117,23 @@ impl Witness {
         }
     }
 
-    fn sockets(&self) -> impl Iterator<Item = &Socket> {
-        std::iter::once(&self.trace).chain(self.legacy.as_ref().map(LegacyLog::socket))
+    fn sockets(&mut self) -> impl Iterator<Item = &mut Socket> {
+        std::iter::once(&mut self.trace).chain(self.legacy.as_mut().map(LegacyLog::socket))
     }
 
     /// The steps that are there.
     ///
     /// # Errors
     /// As [`Self::wait`].
-    pub fn waiting(&self) -> io::Result<Vec<TraceEvent>> {
+    pub fn waiting(&mut self) -> io::Result<Vec<TraceEvent>> {
+        let name = self.name.clone();
         let mut events = Vec::new();
         for socket in self.sockets() {
             loop {
                 match socket.receive() {
-                    Ok(Some(datagram)) => events.extend(self.events(&datagram)),
+                    Ok(Some(datagram)) => {
+                        events.extend(received(datagram).filter_map(|message| event(message, &name)));
+                    }
                     Ok(None) => break,
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                         events.push(TraceEvent::Lost);
@@ -140,18 +144,16 @@ impl Witness {
         }
         Ok(events)
     }
+}
 
-    fn events(&self, datagram: &[u8]) -> impl Iterator<Item = TraceEvent> {
-        received(datagram).filter_map(|message| match (message.subsystem, message.kind) {
-            (NFTABLES, NFT_TRACE) => nft_step(message).map(|step| {
-                if step.table == self.name {
-                    TraceEvent::Begun { id: step.id }
-                } else {
-                    TraceEvent::Nft(step)
-                }
-            }),
-            (ULOG, ULOG_PACKET) => legacy_step(message).map(TraceEvent::Legacy),
-            _ => None,
-        })
+/// What a message tells; `own` is the table that switches tracing on.
+fn event(message: Received<'_>, own: &str) -> Option<TraceEvent> {
+    match (message.subsystem, message.kind) {
+        (NFTABLES, NFT_TRACE) => nft_step(message).map(|step| match step.table == own {
+            true => TraceEvent::Begun { id: step.id },
+            false => TraceEvent::Nft(step),
+        }),
+        (ULOG, ULOG_PACKET) => legacy_step(message).map(TraceEvent::Legacy),
+        _ => None,
     }
 }

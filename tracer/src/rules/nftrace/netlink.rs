@@ -28,6 +28,8 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 pub(super) struct Socket {
     fd: OwnedFd,
     sequence: u32,
+    /// Where a datagram is received.
+    room: Vec<u8>,
 }
 
 impl Socket {
@@ -37,7 +39,7 @@ impl Socket {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-        Ok(Self { fd, sequence: 0 })
+        Ok(Self { fd, sequence: 0, room: vec![0; DATAGRAM] })
     }
 
     /// Sends messages as one datagram and waits until the kernel has acknowledged each that asked for it.
@@ -52,9 +54,8 @@ impl Socket {
         send(self.fd.as_raw_fd(), &datagram, MsgFlags::empty())?;
         while waiting > 0 {
             poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
-            let Some(bytes) = self.receive()? else { continue };
-            for answer in received(&bytes) {
-                if let Some(code) = answer.error() {
+            while let Some(datagram) = self.receive()? {
+                for code in received(datagram).filter_map(|answer| answer.error()) {
                     if code != 0 {
                         return Err(io::Error::from_raw_os_error(-code));
                     }
@@ -66,13 +67,9 @@ impl Socket {
     }
 
     /// One datagram; `None` when none is waiting. `ENOBUFS`: some were lost.
-    pub(super) fn receive(&self) -> io::Result<Option<Vec<u8>>> {
-        let mut bytes = vec![0; DATAGRAM];
-        match recv(self.fd.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-            Ok(length) => {
-                bytes.truncate(length);
-                Ok(Some(bytes))
-            }
+    pub(super) fn receive(&mut self) -> io::Result<Option<&[u8]>> {
+        match recv(self.fd.as_raw_fd(), &mut self.room, MsgFlags::empty()) {
+            Ok(length) => Ok(Some(&self.room[..length])),
             Err(Errno::EAGAIN) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
@@ -99,27 +96,6 @@ impl Message {
         Self(bytes)
     }
 
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        attribute(&mut self.0, kind, value);
-        self
-    }
-
-    /// A number, in network byte order as nfnetlink has them.
-    pub(super) fn number(self, kind: u16, value: u32) -> Self {
-        self.bytes(kind, &value.to_be_bytes())
-    }
-
-    /// A C string.
-    pub(super) fn text(self, kind: u16, value: &str) -> Self {
-        let mut bytes = value.as_bytes().to_vec();
-        bytes.push(0);
-        self.bytes(kind, &bytes)
-    }
-
-    pub(super) fn nested(self, kind: u16, attributes: &Attributes) -> Self {
-        self.bytes(kind | libc::NLA_F_NESTED as u16, &attributes.0)
-    }
-
     fn wants_answer(&self) -> bool {
         u16::from_ne_bytes([self.0[6], self.0[7]]) & libc::NLM_F_ACK as u16 != 0
     }
@@ -136,24 +112,42 @@ impl Message {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Attributes(Vec<u8>);
 
-impl Attributes {
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        attribute(&mut self.0, kind, value);
+/// What holds attributes: a message, or an attribute.
+pub(super) trait Fields: Sized {
+    /// The bytes, to which attributes are added.
+    fn room(&mut self) -> &mut Vec<u8>;
+
+    fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+        attribute(self.room(), kind, value);
         self
     }
 
-    pub(super) fn number(self, kind: u16, value: u32) -> Self {
+    /// A number, in network byte order as nfnetlink has them.
+    fn number(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    pub(super) fn text(self, kind: u16, value: &str) -> Self {
+    /// A C string.
+    fn text(self, kind: u16, value: &str) -> Self {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.bytes(kind, &bytes)
     }
 
-    pub(super) fn nested(self, kind: u16, attributes: &Self) -> Self {
+    fn nested(self, kind: u16, attributes: &Attributes) -> Self {
         self.bytes(kind | libc::NLA_F_NESTED as u16, &attributes.0)
+    }
+}
+
+impl Fields for Message {
+    fn room(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
+
+impl Fields for Attributes {
+    fn room(&mut self) -> &mut Vec<u8> {
+        &mut self.0
     }
 }
 

@@ -7,7 +7,7 @@ use tracer_common::{filter::Filter, tuple::IPV6};
 
 use super::{
     condition::{Condition, alternatives},
-    netlink::{Attributes, Message, Socket},
+    netlink::{Attributes, Fields, Message, Socket},
 };
 
 /// `NFNL_SUBSYS_NFTABLES`; `NFNL_MSG_BATCH_*`; `NFT_MSG_NEW*` (include/uapi/linux/netfilter/nf_tables.h).
