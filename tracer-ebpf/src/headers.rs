@@ -206,10 +206,9 @@ fn ipv6(reader: &mut Reader, address: u64, into: &mut Headers) -> u64 {
 fn transport_header(reader: &mut Reader, address: u64, into: &mut Headers) {
     let words: [u32; 4] = reader.read(address);
     transport_fields(&words, into);
-    if into.tuple.protocol == ICMP || into.tuple.protocol == ICMP6 {
-        if is_icmp_error(into.tuple.protocol, into.icmp_type) {
-            quoted(reader, address + 8, &mut into.quoted);
-        }
+    let is_icmp = into.tuple.protocol == ICMP || into.tuple.protocol == ICMP6;
+    if is_icmp && is_icmp_error(into.tuple.protocol, into.icmp_type) {
+        quoted(reader, address + 8, &mut into.quoted);
     }
 }
 
