@@ -47,10 +47,19 @@ pub fn table(dice: &mut Dice, words: &Words, name: &str, bases: &[Base<'_>], tag
     Table { name: name.to_owned(), before, chains }
 }
 
+/// The family that a condition speaks of.
+fn family(condition: &str) -> Option<&'static str> {
+    ["ip ", "ip6 "].into_iter().find(|family| condition.starts_with(family))
+}
+
 fn random_rules(dice: &mut Dice, words: &Words, tag: &str, later: Range<usize>, hook: &str) -> Vec<Rule> {
     (0..dice.below(6))
         .map(|_| {
-            let (first, second) = (condition(dice, words), condition(dice, words));
+            let (first, mut second) = (condition(dice, words), condition(dice, words));
+            // nft refuses a rule that asks for both families.
+            if family(&first).zip(family(&second)).is_some_and(|(one, other)| one != other) {
+                second.clear();
+            }
             let counter = if dice.below(4) < words.counted { "counter" } else { "" };
             let condition = match dice.below(6) {
                 // In front of a condition a counter proves nothing.

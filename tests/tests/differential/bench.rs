@@ -159,7 +159,9 @@ impl Bench {
         for one in &shown {
             self.told.end(&one.key);
             let known = self.told.stories.of(&one.key).to_vec();
-            if !one.exact {
+            if known.is_empty() {
+                round.unwitnessed += 1;
+            } else if !one.exact {
                 self.told.stories.take_any(&one.key);
             } else if !self.told.stories.take(&one.key, &one.story) || one.bad_text.is_some() {
                 round.wrong.push(format!(

@@ -18,6 +18,9 @@ pub(crate) struct Round {
     forwarded: Share,
     local: Share,
     incoming: Share,
+    /// Walks that were shown and of which the kernel's trace tells nothing at all: its log drops messages under load
+    /// (`nfnetlink_log` has no more room) without a word.
+    pub(crate) unwitnessed: usize,
     /// Why walks were not exact.
     reasons: BTreeMap<String, u64>,
     /// Stories of the kernel that no journey told.
@@ -78,6 +81,7 @@ impl Score {
         self.sum.local.add(round.local);
         self.sum.incoming.add(round.incoming);
         self.sum.untold += round.untold;
+        self.sum.unwitnessed += round.unwitnessed;
         self.sum.untold_stories.extend(round.untold_stories.iter().take(MOST_SHOWN).cloned());
         for (reason, times) in &round.reasons {
             *self.sum.reasons.entry(reason.clone()).or_default() += times;
@@ -94,10 +98,10 @@ impl Score {
     }
 
     pub(crate) fn print(&self) {
-        let Round { forwarded, local, incoming, untold, reasons, .. } = &self.sum;
+        let Round { forwarded, local, incoming, untold, unwitnessed, reasons, .. } = &self.sum;
         eprintln!(
             "{}: {} rounds; exact: {:.2} % of {} forwarded, {:.2} % of {} locally generated, {:.2} % of {} \
-             incoming; {untold} walks of the kernel's trace not shown",
+             incoming; {untold} walks of the kernel's trace not shown, {unwitnessed} shown without a word of it",
             self.name,
             self.rounds,
             forwarded.percent(),
@@ -117,7 +121,7 @@ impl Score {
 
     /// Percent of journeys that must be exact.
     pub(crate) fn demand(&self, forwarded: f64, local: f64) -> Result<()> {
-        let Round { forwarded: shown_forwarded, local: shown_local, untold, .. } = &self.sum;
+        let Round { forwarded: shown_forwarded, local: shown_local, untold, unwitnessed, .. } = &self.sum;
         ensure!(shown_forwarded.all > 0 && shown_local.all > 0, "{}: too few packets", self.name);
         ensure!(
             shown_forwarded.percent() >= forwarded,
@@ -126,6 +130,7 @@ impl Score {
             shown_forwarded.percent()
         );
         ensure!(shown_local.percent() >= local, "{}: local {:.2} %", self.name, shown_local.percent());
+        ensure!(*unwitnessed == 0, "{}: {unwitnessed} walks were shown that the kernel did not tell", self.name);
         ensure!(*untold == 0, "{}: {untold} walks that the kernel told were not shown", self.name);
         Ok(())
     }
