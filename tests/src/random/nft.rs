@@ -47,17 +47,22 @@ pub fn table(dice: &mut Dice, words: &Words, name: &str, bases: &[Base<'_>], tag
     Table { name: name.to_owned(), before, chains }
 }
 
-/// The family that a condition speaks of.
-fn family(condition: &str) -> Option<&'static str> {
-    ["ip ", "ip6 "].into_iter().find(|family| condition.starts_with(family))
+/// The layer of the protocol that a condition names.
+fn layer(condition: &str) -> Option<u8> {
+    match condition.split(' ').next()? {
+        "ip" | "ip6" => Some(3),
+        "tcp" | "udp" | "icmp" => Some(4),
+        _ if condition.starts_with("meta l4proto") => Some(4),
+        _ => None,
+    }
 }
 
 fn random_rules(dice: &mut Dice, words: &Words, tag: &str, later: Range<usize>, hook: &str) -> Vec<Rule> {
     (0..dice.below(6))
         .map(|_| {
             let (first, mut second) = (condition(dice, words), condition(dice, words));
-            // nft refuses a rule that asks for both families.
-            if family(&first).zip(family(&second)).is_some_and(|(one, other)| one != other) {
+            // nft refuses a rule that asks for two protocols of one layer.
+            if layer(&first).zip(layer(&second)).is_some_and(|(one, other)| one == other) {
                 second.clear();
             }
             let counter = if dice.below(4) < words.counted { "counter" } else { "" };

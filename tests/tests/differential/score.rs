@@ -130,7 +130,11 @@ impl Score {
             shown_forwarded.percent()
         );
         ensure!(shown_local.percent() >= local, "{}: local {:.2} %", self.name, shown_local.percent());
-        ensure!(*unwitnessed == 0, "{}: {unwitnessed} walks were shown that the kernel did not tell", self.name);
+        ensure!(
+            *unwitnessed == 0,
+            "{}: {unwitnessed} walks were shown that the kernel did not tell",
+            self.name
+        );
         ensure!(*untold == 0, "{}: {untold} walks that the kernel told were not shown", self.name);
         Ok(())
     }

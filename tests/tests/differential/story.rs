@@ -53,8 +53,11 @@ impl Stories {
         })
     }
 
-    /// Takes any story of this packet.
+    /// Takes any story of this packet, unless it may be another's.
     pub(crate) fn take_any(&mut self, key: &Key) -> Option<Story> {
+        if alike(key) {
+            return None;
+        }
         let all = self.0.get_mut(key)?;
         (!all.is_empty()).then(|| all.remove(0))
     }
@@ -79,11 +82,15 @@ impl Stories {
 
     /// Without packets that all look alike, such as those of neighbour discovery.
     fn told_apart(&self) -> impl Iterator<Item = (&Key, &Vec<Story>)> {
-        let alike = |key: &Key| key.protocol == "icmp6" || key.ends[1].0.starts_with("ff02:");
         self.0.iter().filter(move |(key, all)| !all.is_empty() && !alike(key))
     }
 
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
+}
+
+/// Whether packets share the key because nothing in it tells them apart.
+fn alike(key: &Key) -> bool {
+    key.protocol == "icmp6" || key.ends[1].0.starts_with("ff02:")
 }
