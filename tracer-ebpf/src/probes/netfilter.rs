@@ -30,6 +30,8 @@ pub(crate) struct Context {
 
 /// `NF_ACCEPT`: the packet goes on as if we were not there.
 const ACCEPT: i32 = 1;
+const TCP: u8 = 6;
+const TCP_RST: u8 = 0x04;
 /// `NF_INET_LOCAL_OUT`.
 const LOCAL_OUT: u8 = 3;
 
@@ -178,9 +180,10 @@ pub(super) fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Opti
         if flags != wanted::NO {
             return Some(flags);
         }
-        // What goes back while a followed packet is in hand is its answer: the reset of a REJECT, before conntrack
-        // knows of anything.
-        if follow::in_hand().is_some_and(|hand| hand.tuple.inverse() == headers.tuple) {
+        // A reset that goes back while a followed packet is in hand is its answer, that of a REJECT: conntrack may not
+        // know of anything yet.
+        let is_reset = headers.tuple.protocol == TCP && headers.tcp_flags & TCP_RST != 0;
+        if is_reset && follow::in_hand().is_some_and(|hand| hand.tuple.inverse() == headers.tuple) {
             return Some(SIGHT_BY_FLOW);
         }
     }
