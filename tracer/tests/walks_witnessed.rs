@@ -176,6 +176,8 @@ fn stories(witness: &mut Witness, tables: &[TableIndex], context: &str) -> Vec<S
 struct Score {
     walks: u64,
     exact: u64,
+    /// Readings that no walk explains: the lab's own packets (neighbour discovery) pass between two readings now and then.
+    unexplained: u64,
 }
 
 /// One backend's trial.
@@ -251,13 +253,14 @@ impl Trial {
         }
         let part = walk.steps.iter().all(|step| story.steps.contains(step));
         assert!(part, "{context}: {walk:?} against {story:?} in {table:#?}");
-        assert_ne!(walk.inexact, Some(Inexact::NoWalk), "{context}: {story:?} in {table:#?}");
+        self.score.unexplained += u64::from(walk.inexact == Some(Inexact::NoWalk));
     }
 
     fn done(&self, least_percent: u64) {
-        let Score { walks, exact } = self.score;
+        let Score { walks, exact, unexplained } = self.score;
         eprintln!("{:?}: {exact} of {walks} walks exact", self.backend);
         assert!(walks > RULESETS * PACKETS as u64, "{walks} walks in all");
+        assert!(unexplained * 500 <= walks, "{unexplained} of {walks} readings that no walk explains");
         assert!(exact * 100 >= walks * least_percent, "{exact} of {walks} exact");
     }
 }
