@@ -27,6 +27,8 @@ pub(crate) fn test(arguments: &[String]) -> Result<()> {
     let mut test = cargo();
     test.args(["test", "--no-fail-fast"])
         .args(arguments)
+        // The chain of causes says what failed; a backtrace for each of them hides it.
+        .env("RUST_LIB_BACKTRACE", "0")
         .env("PATHTRACE_BIN", root().join("target/release/pathtrace"));
     say("Running every test, in network namespaces of its own");
     let (report, success) = run(&mut test)?;

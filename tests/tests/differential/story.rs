@@ -85,8 +85,10 @@ impl Stories {
         self.0.iter().filter(move |(key, all)| !all.is_empty() && !alike(key))
     }
 
+    /// Forgets what was not shown. Of packets that look alike, all is kept: their journeys are not waited for, and one
+    /// that is shown late must not be compared with what was told of the next.
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.0.retain(|key, _| alike(key));
     }
 }
 
