@@ -7,6 +7,7 @@ pub mod foreign;
 pub mod machine;
 pub mod netns;
 pub mod pathtrace;
+pub mod published;
 pub mod random;
 pub mod ruleset;
 pub mod scenario;

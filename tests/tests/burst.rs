@@ -1,20 +1,10 @@
 //! Many short connections at once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    thread,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use tests::{
-    expect,
-    pathtrace::Pathtrace,
-    ruleset::{self, Backend},
-    topology::{Family, Lab, Topology},
-    traffic::{self, Server},
-};
+use tests::{expect, pathtrace::Pathtrace, published::Published};
 
 const SENDERS: usize = 4;
 const EACH: usize = 500;
@@ -23,32 +13,17 @@ const MEMORY: u64 = 64 << 10;
 
 #[test]
 fn every_journey_of_2000_connections_is_there_or_counted_as_lost_and_none_is_wrong() -> Result<()> {
-    let lab = Lab::new(Topology::Routed)?;
-    let (client, host) = (lab.netns("client")?, lab.netns("host")?);
-    let inner = SocketAddr::new(lab.address("server", Family::Ipv4)?, 8080);
-    let _server = Server::tcp(lab.netns("server")?, inner)?;
-    let rule = format!("-t nat -A PREROUTING -p tcp --dport 80 -j DNAT --to-destination {inner}");
-    ruleset::iptables(host, Backend::Nft, Family::Ipv4, &rule)?;
-    let published = SocketAddr::new(lab.address("host", Family::Ipv4)?, 80);
-
-    let trace = Pathtrace::start(Some(host), &["--port", "80"])?;
-    let connections: Vec<SocketAddr> = thread::scope(|scope| {
-        let senders: Vec<_> =
-            (0..SENDERS).map(|_| scope.spawn(|| traffic::tcp_burst(client, published, EACH))).collect();
-        senders
-            .into_iter()
-            .map(|sender| sender.join().expect("a sender panicked"))
-            .collect::<Result<Vec<_>>>()
-    })?
-    .concat();
+    let lab = Published::new()?;
+    let trace = Pathtrace::start(Some(lab.host()?), &["--port", "80"])?;
+    let connections = lab.burst(SENDERS, EACH)?;
     let memory = trace.peak_memory()?;
     let report = trace.stop()?;
 
     let summary = report.summary()?;
     let lost = summary["events_lost"].as_u64().context("events_lost")?;
     let translated = json!({
-        "packet": {"destination": published.ip().to_string(), "destination_port": 80},
-        "stages": [{"hook": "prerouting", "nat": "dnat", "after": {"destination": inner.ip().to_string(), "destination_port": 8080}}],
+        "packet": {"destination": lab.outer.ip().to_string(), "destination_port": 80},
+        "stages": [{"hook": "prerouting", "nat": "dnat", "after": {"destination": lab.inner.ip().to_string(), "destination_port": 8080}}],
     });
     let mut opened = BTreeSet::new();
     let mut port_of_flow: BTreeMap<u64, u64> = BTreeMap::new();

@@ -24,6 +24,9 @@ counters! {
     Emitted => "emitted",
     /// Records that found the ring buffer full.
     RingFull => "ring-full",
+    /// Sights of matching packets that were not followed because the ring buffer was more than half full: what is
+    /// followed is to be whole.
+    RingBusy => "ring-busy",
     /// Matching packets that found no room in the table of followed packets.
     TrackedFull => "tracked-full",
     /// Connections that found no room in the table of followed connections.

@@ -117,7 +117,7 @@ mod older {
             #[inline(never)]
             pub(super) extern "C" fn $name(slot: u32, list: u32, snapshot: u32, count: u32) -> u32 {
                 let Some(per_cpu) = per_cpu_offset() else { return 1 };
-                let mut run = Run { slot: slot & 1, list, snapshot, per_cpu, unreadable: 0 };
+                let mut run = Run { slot, list, snapshot, per_cpu, unreadable: 0 };
                 for index in 0..MOST {
                     if index >= count || super::$name(index, (&raw mut run).cast()) != 0 {
                         break;
@@ -231,7 +231,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     reading.generation = gap.generation;
     reading.passes = passes();
     (reading.task, reading.switches) = if key.hook < LOCAL_OUT { (0, 0) } else { task() };
-    let mut position = 0;
+    let (mut position, mut unreadable) = (0, 0);
     for i in 0..MAX_TABLES {
         if i as u32 >= gap.count {
             break;
@@ -241,6 +241,11 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
         let mut run =
             Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
         position += each!(room, first_reading, run);
+        unreadable |= run.unreadable;
+    }
+    // A difference to what could not be read says nothing.
+    if unreadable != 0 {
+        reading.journey = 0;
     }
     reading.busy = 0;
     0

@@ -2,12 +2,18 @@
 
 use core::{arch::asm, mem::MaybeUninit};
 
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::{
+    bindings::BPF_RB_AVAIL_DATA,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_ringbuf_query},
+};
 use tracer_common::{counters::Counter, tuple::Tuple};
 
 use crate::{
-    headers::{self, Headers, network_header},
-    maps::{BUCKET_COUNT, BUCKETS, HAND, Hand, JOURNEYS, TRACKED, Track, count},
+    glance::{IP, IP6},
+    headers::{self, Headers, PROTOCOL_SHIFT, network_header},
+    maps::{
+        BUCKET_COUNT, BUCKETS, EVENTS, EVENTS_BUSY, HAND, Hand, JOURNEYS, REFUSED_AT, TRACKED, Track, count,
+    },
     read::{Reader, member},
 };
 
@@ -29,9 +35,41 @@ pub(crate) fn find(skb: u64) -> Option<&'static mut Track> {
     TRACKED.get_ptr_mut(skb).map(|track| unsafe { &mut *track })
 }
 
-/// Starts to follow a packet. `None`, counted, when the table is full.
+/// Nanoseconds after a refusal in which a packet first met behind its first probe may be one that was refused there.
+const REFUSED_LATELY: u64 = 50_000_000;
+
+/// Whether user space lags so far behind that no further packet should be followed; counted.
+#[inline(never)]
+fn is_busy() -> bool {
+    // SAFETY: the map's own address.
+    let unread =
+        unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA)) };
+    if unread < EVENTS_BUSY {
+        return false;
+    }
+    count(Counter::RingBusy);
+    if let Some(at) = REFUSED_AT.get_ptr_mut(0) {
+        // SAFETY: a valid per-CPU map value, and a helper without arguments.
+        unsafe { *at = bpf_ktime_get_ns() };
+    }
+    true
+}
+
+/// Whether a packet that begins here may have been refused by an earlier probe.
+#[inline(always)]
+pub(crate) fn refused_lately() -> bool {
+    let at = REFUSED_AT.get(0).copied().unwrap_or(0);
+    // SAFETY: a helper without arguments.
+    at != 0 && unsafe { bpf_ktime_get_ns() }.wrapping_sub(at) < REFUSED_LATELY
+}
+
+/// Starts to follow a packet. `None`, counted, when user space lags behind or the table is full: then nothing is in hand.
 #[inline(never)]
 pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static mut Track> {
+    if is_busy() {
+        empty_hand();
+        return None;
+    }
     let last = JOURNEYS.get_ptr_mut(0)?;
     // SAFETY: a valid per-CPU map value.
     let number = unsafe {
@@ -53,11 +91,25 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
     };
     if TRACKED.insert(skb, track, 0).is_err() {
         count(Counter::TrackedFull);
+        empty_hand();
         return None;
     }
     add(skb, 1);
     // SAFETY: as in `find`.
     TRACKED.get_ptr_mut(skb).map(|track| unsafe { &mut *track })
+}
+
+/// Whether the `sk_buff` that was followed as `track`, its headers read into `headers`, is still that packet. The stack
+/// frees some packets without a word (`__kfree_skb`: an acknowledgement that TCP has taken), and the address may serve any
+/// other by now, of netlink for instance. A packet in a tunnel has the headers of another protocol before its own.
+#[inline(never)]
+pub(crate) fn is_same(skb: u64, track: &Track, headers: &Headers) -> bool {
+    if headers.identity == track.identity {
+        return true;
+    }
+    let protocol: u16 = member!(Reader::new(), skb, skb_protocol);
+    let is_ip = protocol == IP || protocol == IP6;
+    is_ip && u64::from(headers.tuple.protocol) != track.identity >> PROTOCOL_SHIFT & 0xff
 }
 
 /// Stops following.

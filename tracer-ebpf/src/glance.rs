@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// `ETH_P_IP` and `ETH_P_IPV6` in network byte order.
-const IP: u16 = 0x0800u16.to_be();
-const IP6: u16 = 0x86ddu16.to_be();
+pub(crate) const IP: u16 = 0x0800u16.to_be();
+pub(crate) const IP6: u16 = 0x86ddu16.to_be();
 
 const TCP: u8 = IpProto::Tcp as u8;
 const TCP_SYN: u8 = 0x02;

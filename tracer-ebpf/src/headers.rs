@@ -159,7 +159,7 @@ pub(crate) fn ipv4_fields(words: &Ipv4Words, into: &mut Headers) -> u64 {
     into.ip_id = (second >> 16) as u16;
     into.fragment = second as u16;
     into.ttl = (third >> 24) as u8;
-    into.identity = (into.ip_id as u64) << 48 | (into.tuple.protocol as u64) << 40;
+    into.identity = (into.ip_id as u64) << 48 | (into.tuple.protocol as u64) << PROTOCOL_SHIFT;
     if into.fragment & OFFSET_V4 != 0 { 0 } else { (first >> 22 & 0x3c) as u64 }
 }
 
@@ -198,7 +198,7 @@ fn ipv6(reader: &mut Reader, address: u64, into: &mut Headers) -> u64 {
         steps += 1;
     }
     into.tuple.protocol = next;
-    into.identity = (next as u64) << 40;
+    into.identity = (next as u64) << PROTOCOL_SHIFT;
     if into.fragment & OFFSET_V6 != 0 { 0 } else { at }
 }
 
@@ -232,6 +232,9 @@ pub(crate) fn transport_fields(words: &[u32; 4], into: &mut Headers) {
         into.identity ^= (second & 0xffff) as u64;
     }
 }
+
+/// Where the transport protocol stands in [`Headers::identity`]; nothing else touches these eight bits.
+pub(crate) const PROTOCOL_SHIFT: u32 = 40;
 
 /// Whether the transport header starts with two port numbers.
 #[inline(always)]

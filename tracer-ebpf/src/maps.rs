@@ -20,7 +20,10 @@ pub(crate) static mut SETTINGS: Settings = Settings::ZERO;
 
 /// Records for user space. 8 MiB hold about 30,000 sights.
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_SIZE, 0);
+const EVENTS_SIZE: u32 = 8 << 20;
+/// Unread bytes from which on no further packet is followed: the rest is for those under way.
+pub(crate) const EVENTS_BUSY: u64 = EVENTS_SIZE as u64 / 2;
 
 /// The program that netfilter probes hand a followed packet to ([`crate::probes`]).
 #[map]
@@ -64,6 +67,10 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COU
 /// Last journey number given on this CPU.
 #[map]
 pub(crate) static JOURNEYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// When a packet was last refused on this CPU because the ring buffer was busy (nanoseconds of CLOCK_MONOTONIC).
+#[map]
+pub(crate) static REFUSED_AT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// How often any packet passed any netfilter probe on this CPU.
 #[map]

@@ -67,7 +67,14 @@ fn tracepoint_receive(skb: u64, header: u64) -> u32 {
     if let Some(netns) = in_scope(&mut reader, device) {
         receive(skb, device, netns, header);
     } else if let Some(track) = follow::find(skb) {
-        left(skb, track.journey);
+        let mut room = MaybeUninit::uninit();
+        let headers = Headers::empty(&mut room);
+        // Past the device that it left by, it has gone in any case.
+        if track.device_out != 0 || headers::parse(header, headers) && follow::is_same(skb, track, headers) {
+            left(skb, track);
+        } else {
+            follow::stop(skb);
+        }
     } else {
         follow::empty_hand();
     }
@@ -124,10 +131,11 @@ fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
 
 /// The packet turned up in a namespace that is not traced.
 #[inline(never)]
-pub(crate) fn left(skb: u64, journey: u64) {
+pub(crate) fn left(skb: u64, track: &Track) {
     record::<Sight>(|sight| {
-        sight.head = head(Kind::Left, journey);
+        sight.head = head(Kind::Left, track.journey);
         sight.skb = skb;
+        sight.flags = track.flags;
     });
     follow::stop(skb);
 }

@@ -55,13 +55,16 @@ fn freed(kind: Kind, skb: u64, location: u64, reason: u32) -> i32 {
     let device: u64 = member!(reader, skb, skb_dev);
     // The device's queue and driver free a packet that is still theirs. (Past a socket, `dev` is not even a device.)
     if track.device_out != 0 && track.device_out != device {
-        left(skb, track.journey);
+        left(skb, track);
+        return 0;
+    }
+    let mut room = MaybeUninit::uninit();
+    let headers = Headers::empty(&mut room);
+    if !headers::parse(network_header(&mut reader, skb), headers) || !follow::is_same(skb, track, headers) {
+        follow::stop(skb);
         return 0;
     }
     counters::close(track.journey, 1);
-    let mut room = MaybeUninit::uninit();
-    let headers = Headers::empty(&mut room);
-    headers::parse(network_header(&mut reader, skb), headers);
     let netns = if device == 0 { 0 } else { netns_of_device(&mut reader, device).1 };
     let place = Place { location, reason, ..Place::new(kind, netns) };
     sight(skb, track, headers, &place);

@@ -7,7 +7,7 @@ use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_tail_call};
 use tracer_common::{
-    records::{Kind, SIGHT_BY_FLOW, SIGHT_FIRST, SIGHT_LATE, SIGHT_TENTATIVE},
+    records::{Kind, SIGHT_BY_FLOW, SIGHT_FIRST, SIGHT_GAP, SIGHT_LATE, SIGHT_TENTATIVE},
     settings::{GapKey, patch, role},
 };
 
@@ -141,10 +141,17 @@ fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
         device_out: member!(reader, state, state_out),
         ..Place::new(Kind::Netfilter, member!(reader, net, net_inum))
     };
+    follow_on(skb, &mut place, headers, role)
+}
+
+/// A packet stands before the tables that come after this place: it is sent as seen there, and the counters of their rules
+/// are read. Its journey begins here if it is not followed yet and matches.
+#[inline(always)]
+pub(super) fn follow_on(skb: u64, place: &mut Place, headers: &Headers, role: u32) -> i32 {
     let mut known = follow::find(skb);
     // A packet at the start of OUTPUT is new, whoever used this sk_buff before.
     if role & role::GATE != 0
-        && hook == LOCAL_OUT
+        && place.hook == LOCAL_OUT
         && let Some(track) = &known
         && track.identity != headers.identity
     {
@@ -159,15 +166,19 @@ fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
             track
         }
         None => {
-            let Some(flags) = begins(skb, role, headers, place.netns) else { return 0 };
+            let Some(mut flags) = begins(skb, role, headers, place.netns) else { return 0 };
+            if place.hook != LOCAL_OUT && follow::refused_lately() {
+                flags |= SIGHT_GAP;
+            }
             let Some(track) = follow::start(skb, headers, flags) else { return 0 };
             place.flags = SIGHT_FIRST;
             track
         }
     };
     follow::take_in_hand(skb, track.journey, &headers.tuple);
-    sight(skb, track, headers, &place);
-    let key = GapKey { netns: place.netns, priority, hook: hook as u32, pf: place.pf as u32 };
+    sight(skb, track, headers, place);
+    let key =
+        GapKey { netns: place.netns, priority: place.priority, hook: place.hook as u32, pf: place.pf as u32 };
     counters::open(track.journey, &key);
     0
 }

@@ -32,6 +32,8 @@ pub struct Flow {
     pub first_seen: Timestamp,
     /// Answers seen so far ([`Flow::is_answer`]), in any traced namespace.
     pub replies: u64,
+    /// Events were lost since it was first seen: an answer may be among them, and its absence means nothing.
+    pub answers_may_be_lost: bool,
 }
 
 impl Flow {
@@ -184,9 +186,11 @@ impl<'a> Case<'a> {
         self.is_bad() && self.reason_is(&["NO_SOCKET"])
     }
 
-    /// Whether a reply may still be waited for. `None`: a reply came, or nothing is known of the flow.
+    /// Whether a reply may still be waited for. `None`: a reply came, it may have come unseen, or nothing is known of the
+    /// flow.
     pub(super) fn reply_missing(&self) -> Option<ReplyMissing> {
-        let flow = self.flow.filter(|flow| flow.replies == 0 && self.is_original())?;
+        let silent = |flow: &Flow| flow.replies == 0 && !flow.answers_may_be_lost;
+        let flow = self.flow.filter(|flow| silent(flow) && self.is_original())?;
         // A connection that conntrack has seen answered was answered before the trace began.
         let answered = matches!(self.state(), Some(CtState::Established | CtState::Related));
         let until = flow.first_seen.saturating_add(REPLY_PATIENCE).unwrap_or(self.now);

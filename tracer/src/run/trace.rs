@@ -1,8 +1,9 @@
 //! A live trace, from start to summary.
 
-mod notices;
-
 mod devices;
+mod namespaces;
+mod notices;
+mod show;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,25 +20,24 @@ use tokio::{
 
 use self::notices::Loss;
 use super::{
-    ended::{Ended, Waiting},
+    ended::Waiting,
     findings::Findings,
     kernel_trace::KernelTrace,
     scope::Scoped,
     setup::{self, Loaded},
-    shown,
     signals::Signals,
 };
 use crate::{
     attach::{Kernel, Namespace},
     attribute::Attributor,
-    config::{Config, Format},
+    config::Config,
     correlate::{Correlator, Output},
     decode::decode,
     error::Failure,
     kernel::monotonic,
-    model::{Journey, Line, NoticeLevel, OutcomeKind, Start},
+    model::{Line, Start},
     render::{Environment, Render, renderer},
-    summary::{Events, Shown, Tally},
+    summary::{Events, Tally},
 };
 /// How often stalled journeys and the ruleset are looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -87,6 +87,8 @@ struct Trace<'c> {
     shown: u64,
     done: bool,
     ticks: u32,
+    /// Nothing is waited for any more but what decides the rest.
+    is_ending: bool,
     /// Whether tcx was to take over from the tracepoints on devices.
     tcx_tried: bool,
 }
@@ -130,6 +132,7 @@ impl<'c> Trace<'c> {
             shown: 0,
             done: false,
             ticks: 0,
+            is_ending: false,
             tcx_tried: false,
         };
         trace.announce(problems, absent)?;
@@ -242,9 +245,6 @@ impl<'c> Trace<'c> {
             self.sync()?;
         }
         self.show_all()?;
-        for journey in self.findings.overdue(&self.scoped, &self.kernel) {
-            self.print(journey)?;
-        }
         if self.ticks.is_multiple_of(50) {
             self.render.idle().map_err(Failure::Output)?;
         }
@@ -258,132 +258,14 @@ impl<'c> Trace<'c> {
         self.say_unbounded()
     }
 
-    fn look_at_scope(&mut self) -> Result<(), Failure> {
-        let change = self.scoped.look();
-        for namespace in change.vanished {
-            self.kernel.remove_namespace(namespace.inode)?;
-            self.kernel_trace.remove(namespace.inode);
-            self.notice(NoticeLevel::Warning, format!("namespace {} has gone", namespace.name))?;
-        }
-        for namespace in change.appeared {
-            let said = self.kernel_trace.add(&namespace);
-            self.tell(said)?;
-            let added =
-                self.kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut self.correlator.view);
-            if added.is_ok() {
-                self.render.name_netns(namespace.inode, &namespace.name);
-                self.notice(
-                    NoticeLevel::Info,
-                    format!("namespace {} is traced from now on", namespace.name),
-                )?;
-                self.scoped.add(namespace);
-            }
-        }
-        let said = self.kernel_trace.look(self.scoped.namespaces());
-        self.tell(said)?;
-        if self.scoped.is_empty() {
-            self.notice(NoticeLevel::Warning, "no namespace is left to trace".to_owned())?;
-            self.done = true;
-        }
-        Ok(())
-    }
-
-    /// What concerns the user's ruleset is said to a person, also where a program reads the results.
-    fn tell(&mut self, said: Vec<String>) -> Result<(), Failure> {
-        for message in said {
-            if self.config.output.format == Format::Json {
-                writeln!(io::stderr(), "pathtrace: {message}").map_err(Failure::Output)?;
-            }
-            self.notice(NoticeLevel::Warning, message)?;
-        }
-        Ok(())
-    }
-
-    /// Attributes, enriches and prints what ended and need not wait.
-    fn show(&mut self, output: Output) -> Result<(), Failure> {
-        self.kernel.forget(&output.forget)?;
-        self.ended.add(output.closed, monotonic());
-        let ready = self.ended.ready();
-        if ready.is_empty() {
-            return Ok(());
-        }
-        self.settle_texts()?;
-        self.attribute(ready)
-    }
-
-    /// Shows also what waited for a look at the rulesets.
-    fn show_all(&mut self) -> Result<(), Failure> {
-        if self.ended.is_empty() {
-            return Ok(());
-        }
-        self.settle_texts()?;
-        let _ = self.kernel.sync_these(self.ended.netns(), &mut self.correlator.view);
-        let ended = self.ended.all();
-        self.attribute(ended)
-    }
-
-    fn attribute(&mut self, ended: Vec<Ended>) -> Result<(), Failure> {
-        for (draft, read) in ended {
-            let (netns, tuple, port) = (draft.netns, draft.last_tuple, draft.socket_port);
-            let mut journey = self.attributor.journey(draft, read);
-            if !shown::is_wanted(self.config, &journey) {
-                continue;
-            }
-            if journey.outcome.result == OutcomeKind::Delivered {
-                self.findings.find_socket(&self.scoped, &mut journey, netns, tuple, port);
-            }
-            for ready in self.findings.add(&self.scoped, &self.kernel, journey) {
-                self.print(ready)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Rule texts are trusted once the ruleset was seen unchanged after they had been read.
-    fn settle_texts(&mut self) -> Result<(), Failure> {
-        let pending: Vec<_> = self
-            .kernel
-            .namespaces()
-            .map(|namespace| namespace.texts().clone())
-            .filter(|t| t.is_pending())
-            .collect();
-        if pending.is_empty() {
-            return Ok(());
-        }
-        for texts in pending {
-            texts.wait();
-        }
-        self.sync()
-    }
-
-    fn print(&mut self, journey: Journey) -> Result<(), Failure> {
-        let shown = if self.done {
-            Shown::AfterCount
-        } else if self.config.output.drops_only && !journey.outcome.result.is_bad() {
-            Shown::NotBad
-        } else {
-            Shown::Yes
-        };
-        self.tally.add(&journey, shown);
-        if shown == Shown::Yes {
-            self.line(&Line::Journey(Box::new(journey)))?;
-            self.shown += 1;
-            self.done = self.config.stop.count.is_some_and(|count| self.shown >= count.get());
-        }
-        Ok(())
-    }
-
-    fn line(&mut self, line: &Line) -> Result<(), Failure> {
-        self.render.line(line).map_err(Failure::Output)
-    }
-
     /// Closes what is open and prints the summary.
     fn end(mut self) -> Result<(), Failure> {
+        self.is_ending = true;
         let mut output = Output::default();
         self.correlator.finish(&mut output);
         self.show(output)?;
         self.show_all()?;
-        for journey in self.findings.finish() {
+        for journey in self.findings.finish(&self.scoped, &self.kernel) {
             self.print(journey)?;
         }
         let mut lost: BTreeMap<String, u64> = self

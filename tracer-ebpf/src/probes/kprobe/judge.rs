@@ -6,19 +6,15 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::{helpers::generated::bpf_tail_call, macros::kprobe, programs::ProbeContext};
 use tracer_common::{
     kprobe::{BARE, PlaceKey},
-    records::{Kind, SIGHT_FIRST},
-    settings::{GapKey, role},
+    records::Kind,
     tuple::IPV4,
 };
 
-use super::LOCAL_OUT;
 use crate::{
-    counters,
-    emit::{Place, sight},
-    follow,
+    emit::Place,
     headers::{self, Headers, network_header},
     maps::{HANDED_OVER, HandedOver, KPROBE_JUDGE, PLACES},
-    probes::netfilter::{begins, pass},
+    probes::netfilter::{follow_on, pass},
     read::{Reader, member},
 };
 
@@ -80,34 +76,5 @@ pub(crate) fn kprobe_judge(_ctx: ProbeContext) -> u32 {
 
 #[inline(never)]
 fn judge(skb: u64, place: &mut Place, headers: &Headers, role: u32) -> i32 {
-    let mut known = follow::find(skb);
-    // A packet at the start of OUTPUT is new, whoever used this sk_buff before.
-    if role & role::GATE != 0
-        && place.hook as u32 == LOCAL_OUT
-        && let Some(track) = &known
-        && track.identity != headers.identity
-    {
-        follow::stop(skb);
-        known = None;
-    }
-    let track = match known {
-        Some(track) => {
-            track.device_in = 0;
-            track.device_out = 0;
-            counters::close(track.journey, 0);
-            track
-        }
-        None => {
-            let Some(flags) = begins(skb, role, headers, place.netns) else { return 0 };
-            let Some(track) = follow::start(skb, headers, flags) else { return 0 };
-            place.flags = SIGHT_FIRST;
-            track
-        }
-    };
-    follow::take_in_hand(skb, track.journey, &headers.tuple);
-    sight(skb, track, headers, place);
-    let key =
-        GapKey { netns: place.netns, priority: place.priority, hook: place.hook as u32, pf: place.pf as u32 };
-    counters::open(track.journey, &key);
-    0
+    follow_on(skb, place, headers, role)
 }

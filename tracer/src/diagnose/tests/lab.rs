@@ -36,7 +36,7 @@ impl Lab {
             containers: Containers::default(),
             ruleset: RulesetView::new(NETNS),
             recent: Vec::new(),
-            flow: Flow { first_seen: Timestamp::UNIX_EPOCH, replies: 0 },
+            flow: Flow { first_seen: Timestamp::UNIX_EPOCH, replies: 0, answers_may_be_lost: false },
             waited: Duration::ZERO,
             netns: NETNS,
             tuple,
@@ -194,6 +194,11 @@ impl Lab {
 
     pub(super) fn delivered(mut self) -> Self {
         self.journey.outcome = outcome(OutcomeKind::Delivered);
+        self
+    }
+
+    pub(super) fn events_lost(mut self) -> Self {
+        self.flow.answers_may_be_lost = true;
         self
     }
 

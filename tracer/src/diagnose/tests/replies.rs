@@ -25,6 +25,12 @@ fn a_private_source_is_blamed_only_when_the_reply_is_overdue() {
 }
 
 #[test]
+fn a_reply_that_may_have_been_lost_is_not_called_missing() {
+    let found = container_to("203.0.113.9:443").events_lost().after(9).diagnose();
+    assert_eq!((found.findings, found.again_at), (vec![], None));
+}
+
+#[test]
 fn behind_a_bridge_a_private_destination_counts_too() {
     let finding = container_to("192.168.7.9:443").after(3).only("private-source-not-translated");
     assert!(finding.evidence[1].contains("behind bridge br0"), "{:?}", finding.evidence);

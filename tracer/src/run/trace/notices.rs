@@ -1,5 +1,6 @@
 //! What happens to the trace itself, told once.
 
+use jiff::Timestamp;
 use tracer_common::counters::Counter;
 
 use super::Trace;
@@ -11,14 +12,17 @@ use crate::{
 
 /// How many events were lost when that was looked at, and when (CLOCK_MONOTONIC, nanoseconds).
 pub(super) struct Loss {
-    count: u64,
+    /// Wherever that was.
+    all: u64,
+    /// Of packets that are followed.
+    followed: u64,
     looked: u64,
 }
 
 impl Loss {
     /// None so far.
     pub(super) fn none() -> Self {
-        Self { count: 0, looked: monotonic() }
+        Self { all: 0, followed: 0, looked: monotonic() }
     }
 }
 
@@ -29,15 +33,22 @@ impl Trace<'_> {
 
     /// Silence means something only while no events are lost.
     pub(super) fn look_for_loss(&mut self, now: u64) -> Result<(), Failure> {
-        let lost = self.kernel.counter(Counter::RingFull)?;
-        if lost > self.loss.count {
+        let counters = self.kernel.counters()?;
+        let lost = |which: fn(Counter) -> bool| -> u64 {
+            counters.iter().filter(|(counter, _)| which(*counter)).map(|(_, count)| count).sum()
+        };
+        let (all, followed) = (lost(Counter::is_loss), lost(|counter| counter == Counter::RingFull));
+        if followed > self.loss.followed {
             self.correlator.lost(self.loss.looked, now);
-            if self.loss.count == 0 {
+        }
+        if all > self.loss.all {
+            self.findings.lost(Timestamp::now());
+            if self.loss.all == 0 {
                 let message = "more events than can be read: some are lost, and the summary says how many";
                 self.notice(NoticeLevel::Warning, message.to_owned())?;
             }
         }
-        self.loss = Loss { count: lost, looked: now };
+        self.loss = Loss { all, followed, looked: now };
         Ok(())
     }
 
