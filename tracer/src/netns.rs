@@ -13,8 +13,8 @@ use std::{
 
 use crate::{config::NetnsSpec, error::Failure};
 
-/// Where `/proc` and `/run` are.
-#[derive(Clone, Debug)]
+/// Where a system's files are mounted; `/proc` and `/run` except in tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     pub proc: PathBuf,
     pub run: PathBuf,

@@ -14,6 +14,7 @@ mod rtnetlink;
 mod sockets;
 mod sysctl;
 
+pub use crate::netns::Roots;
 pub use cache::{MaxAge, Reader};
 pub use containers::Containers;
 pub use loggers::{Logger, Loggers};
@@ -26,7 +27,7 @@ pub use owners::{Owner, Owners};
 pub use sockets::{Endpoint, SocketEntry, SocketState, Sockets};
 pub use sysctl::{ConntrackUse, DeviceSettings, Settings};
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -67,19 +68,6 @@ impl<T> Reading<T> {
             Self::Known { at, .. } => Some(*at),
             Self::Unknown { .. } => None,
         }
-    }
-}
-
-/// Where a system's files are mounted; `/proc` and `/run` except in tests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Roots {
-    pub proc: PathBuf,
-    pub run: PathBuf,
-}
-
-impl Default for Roots {
-    fn default() -> Self {
-        Self { proc: PathBuf::from("/proc"), run: PathBuf::from("/run") }
     }
 }
 

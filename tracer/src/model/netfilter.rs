@@ -93,6 +93,14 @@ impl TableFamily {
             Self::Arp => "arp",
         }
     }
+
+    /// The family of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Ip, Self::Ip6, Self::Inet, Self::Bridge, Self::Netdev, Self::Arp]
+            .into_iter()
+            .find(|family| family.name() == name)
+    }
 }
 
 /// What a table's walk ended in. `Reject` is a drop with an answer.

@@ -17,11 +17,8 @@ pub(super) fn tables(text: &str) -> Vec<TableView> {
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
         let (opens, closes) = braces(line);
         match (depth, line.split_whitespace().collect::<Vec<_>>().as_slice()) {
-            (0, ["table", family, name, ..]) => tables.extend(self::family(family).map(|family| TableView {
-                backend: Backend::Nftables,
-                family,
-                name: (*name).to_owned(),
-                chains: Vec::new(),
+            (0, ["table", family, name, ..]) => tables.extend(TableFamily::from_name(family).map(|family| {
+                TableView { backend: Backend::Nftables, family, name: (*name).to_owned(), chains: Vec::new() }
             })),
             (1, ["chain", name, ..]) if opens > closes => {
                 in_chain = true;
@@ -41,18 +38,6 @@ pub(super) fn tables(text: &str) -> Vec<TableView> {
         in_chain &= depth >= 2;
     }
     tables
-}
-
-fn family(name: &str) -> Option<TableFamily> {
-    Some(match name {
-        "ip" => TableFamily::Ip,
-        "ip6" => TableFamily::Ip6,
-        "inet" => TableFamily::Inet,
-        "bridge" => TableFamily::Bridge,
-        "netdev" => TableFamily::Netdev,
-        "arp" => TableFamily::Arp,
-        _ => return None,
-    })
 }
 
 /// Braces outside quotes.

@@ -133,16 +133,7 @@ fn map_name(line: &str) -> Option<&str> {
 /// `table FAMILY NAME { # handle N`
 fn table(line: &str) -> Option<(TableFamily, String)> {
     let (family, rest) = line.strip_prefix("table ")?.split_once(' ')?;
-    let family = match family {
-        "ip" => TableFamily::Ip,
-        "ip6" => TableFamily::Ip6,
-        "inet" => TableFamily::Inet,
-        "bridge" => TableFamily::Bridge,
-        "netdev" => TableFamily::Netdev,
-        "arp" => TableFamily::Arp,
-        _ => return None,
-    };
-    Some((family, rest.split_once(" {")?.0.to_owned()))
+    Some((TableFamily::from_name(family)?, rest.split_once(" {")?.0.to_owned()))
 }
 
 fn split_handle(line: &str) -> (&str, Option<u64>) {
