@@ -60,6 +60,10 @@ pub(crate) static SCOPE: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub(crate) static HAND: PerCpuArray<Hand> = PerCpuArray::with_max_entries(1, 0);
 
+/// The frame that XDP saw last on this CPU.
+#[map]
+pub(crate) static XDP_SEEN: PerCpuArray<XdpSeen> = PerCpuArray::with_max_entries(1, 0);
+
 /// [`Counter`]s.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
@@ -146,6 +150,21 @@ pub(crate) struct Hand {
     pub(crate) skb: u64,
     /// `sk_buff.head`, which copies share.
     pub(crate) buffer: u64,
+    pub(crate) journey: u64,
+    pub(crate) tuple: Tuple,
+}
+
+/// A frame that XDP saw, until its `sk_buff` is seen on the same CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct XdpSeen {
+    /// Its buffer, which is the `sk_buff`'s; 0: nothing, or it has been seen.
+    pub(crate) buffer: u64,
+    /// `struct net_device`
+    pub(crate) device: u64,
+    /// [`crate::headers::Headers::identity`]
+    pub(crate) identity: u64,
+    /// The journey that began with it; 0: it was not asked for.
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
 }

@@ -10,9 +10,11 @@ pub mod object;
 mod placement;
 mod readings;
 mod syscall;
+mod xdp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,7 +27,9 @@ use aya::{
 };
 use tracer_common::{counters::Counter, settings::Settings};
 
-use self::{devices::Devices, kprobe::Kprobes, netfilter::Programs, object::Cast, readings::Readings};
+use self::{
+    devices::Devices, kprobe::Kprobes, netfilter::Programs, object::Cast, readings::Readings, xdp::Observer,
+};
 pub use self::{devices::News, placement::Namespace};
 use crate::{
     correlate::Forget,
@@ -83,6 +87,8 @@ pub struct Kernel {
     namespaces: BTreeMap<u32, Namespace>,
     /// `None` while only tracepoints see to devices.
     devices: Option<Devices>,
+    /// `None` without `--xdp`.
+    observer: Option<Observer>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
     /// Name of the table of ours that switches the kernel's own trace on; it is not shown.
@@ -125,6 +131,7 @@ impl Kernel {
             ebpf,
             namespaces: BTreeMap::new(),
             devices: None,
+            observer: None,
             attached: Vec::new(),
             missing: Vec::new(),
             own_table: None,
@@ -207,6 +214,29 @@ impl Kernel {
         Ok(news)
     }
 
+    /// Loads the XDP observer.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn load_xdp(&mut self) -> Result<()> {
+        self.observer = Some(Observer::load(&mut self.ebpf)?);
+        self.attached.push("xdp");
+        Ok(())
+    }
+
+    /// Whether the XDP observer stands on a device (its index) of a namespace (its inode number).
+    pub fn is_observed(&mut self, netns: u32, device: u32) -> bool {
+        self.observer.as_mut().is_some_and(|observer| observer.stands(netns, device))
+    }
+
+    /// Puts the XDP observer on a device of the calling thread's namespace, which has this inode number.
+    ///
+    /// # Errors
+    /// What the kernel refused; `Unsupported` without [`Self::load_xdp`].
+    pub fn observe(&mut self, netns: u32, device: u32) -> io::Result<()> {
+        self.observer.as_mut().ok_or(io::ErrorKind::Unsupported)?.place(netns, device)
+    }
+
     /// Names of what is attached, and what will not be shown because something is missing.
     #[must_use]
     pub fn attached(&self) -> (&[&'static str], &[String]) {
@@ -239,6 +269,9 @@ impl Kernel {
     pub fn remove_namespace(&mut self, inode: u32) -> Result<()> {
         if let Some(devices) = &self.devices {
             devices.remove(inode);
+        }
+        if let Some(observer) = &mut self.observer {
+            observer.remove(inode);
         }
         if let Some(namespace) = self.namespaces.remove(&inode) {
             let mut scope: HashMap<_, u64, u32> =

@@ -88,9 +88,13 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     let kind = Kind::from_u32(number).ok_or(DecodeError::Kind(number))?;
     const { assert!(std::mem::offset_of!(Head, kind) == 0) };
     match kind {
-        Kind::DeviceIn | Kind::DeviceOut | Kind::Netfilter | Kind::Drop | Kind::Consume | Kind::Left => {
-            SightEvent::new(kind, record(number, bytes)?).map(Event::Sight)
-        }
+        Kind::Xdp
+        | Kind::DeviceIn
+        | Kind::DeviceOut
+        | Kind::Netfilter
+        | Kind::Drop
+        | Kind::Consume
+        | Kind::Left => SightEvent::new(kind, record(number, bytes)?).map(Event::Sight),
         Kind::Conntrack => Ok(Event::Tuples(TuplesEvent::new(&record(number, bytes)?))),
         Kind::RuleHits => HitsEvent::new(&hits(number, bytes)?).map(Event::Hits),
         Kind::Route => RouteEvent::new(&record(number, bytes)?).map(Event::Route),

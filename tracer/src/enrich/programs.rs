@@ -10,6 +10,12 @@ use super::network::{JudgingPrograms, Link};
 
 /// Our own: they never judge ([`crate::attach`]).
 const OWN: [&str; 2] = ["tcx_in", "tcx_out"];
+const OWN_XDP: &str = "XDP xdp_in (";
+
+/// What a link message says of XDP programs of others.
+pub(super) fn foreign_xdp(said: &[LinkXdp]) -> Option<String> {
+    xdp(said).filter(|program| !program.starts_with(OWN_XDP))
+}
 
 /// What a link message says of XDP: mode and program number.
 pub(super) fn xdp(said: &[LinkXdp]) -> Option<String> {

@@ -26,6 +26,7 @@ use super::{
     scope::Scoped,
     setup::{self, Loaded},
     signals::Signals,
+    xdp::Observed,
 };
 use crate::{
     attach::{Kernel, Namespace},
@@ -75,6 +76,7 @@ struct Trace<'c> {
     attributor: Attributor,
     ended: Waiting,
     scoped: Scoped,
+    observed: Observed,
     findings: Findings,
     kernel_trace: KernelTrace,
     render: Box<dyn Render>,
@@ -105,6 +107,7 @@ impl<'c> Trace<'c> {
         let said = kernel_trace.start(scoped.namespaces(), &mut kernel);
         let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
         kernel.attach_tracepoints()?;
+        let observed = Observed::start(config, &scoped, &mut kernel)?;
         let render = renderer(
             &config.output,
             &Environment::of_process(),
@@ -121,6 +124,7 @@ impl<'c> Trace<'c> {
             attributor: Attributor::new(setup::epoch()?),
             ended: Waiting::default(),
             scoped,
+            observed,
             findings: Findings::new(),
             kernel_trace,
             render,

@@ -17,6 +17,9 @@ impl Trace<'_> {
                 self.devices_say(&format!("tracepoints go on watching devices: {error:#}"))?;
             }
         }
+        for message in self.observed.look(&self.scoped, &mut self.kernel) {
+            self.notice(NoticeLevel::Warning, message)?;
+        }
         for news in self.kernel.device_news()? {
             match news {
                 News::Placed => self.devices_say("tcx programs watch devices from now on")?,
