@@ -1,6 +1,7 @@
 //! Loads the kernel side and puts its probes in place. Everything here is gone when its descriptors are closed,
 //! also after SIGKILL.
 
+mod clsact;
 mod devices;
 mod gaps;
 pub mod kprobe;
@@ -27,16 +28,21 @@ use aya::{
 };
 use tracer_common::{counters::Counter, settings::Settings};
 
-use self::{
-    devices::Devices, kprobe::Kprobes, netfilter::Programs, object::Cast, readings::Readings, xdp::Observer,
-};
 pub use self::{devices::News, placement::Namespace};
+use self::{
+    devices::{Devices, Way},
+    kprobe::Kprobes,
+    netfilter::Programs,
+    object::Cast,
+    readings::Readings,
+    xdp::Observer,
+};
 use crate::{
     correlate::Forget,
     kernel::{
         KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints,
     },
-    plan::{TRACEPOINTS, View},
+    plan::{DeviceProbes, TRACEPOINTS, View},
 };
 
 /// How packets are looked at between tables.
@@ -181,14 +187,26 @@ impl Kernel {
         Ok(())
     }
 
-    /// Starts to place tcx links on the devices of the traced namespaces; tracepoints serve until they stand.
+    /// Whether this kernel knows tcx links.
+    #[must_use]
+    pub fn has_tcx(&self) -> bool {
+        let known = self.types.enum_values("bpf_attach_type").unwrap_or_default();
+        known.iter().any(|(name, _)| name == "BPF_TCX_INGRESS")
+    }
+
+    /// Starts to place programs on the devices of the traced namespaces; tracepoints serve until they stand.
     ///
     /// # Errors
     /// When the kernel refuses the programs.
-    pub fn start_tcx(&mut self) -> Result<()> {
+    pub fn start_devices(&mut self, probes: DeviceProbes) -> Result<()> {
+        let way = match probes {
+            DeviceProbes::Tracepoints => return Ok(()),
+            DeviceProbes::Tcx => Way::Tcx,
+            DeviceProbes::Clsact => Way::Clsact,
+        };
         let namespaces =
             self.namespaces.values().map(|space| (space.inode(), space.path().to_owned())).collect();
-        self.devices = Some(Devices::start(&mut self.ebpf, namespaces)?);
+        self.devices = Some(Devices::start(&mut self.ebpf, way, namespaces)?);
         Ok(())
     }
 
@@ -200,7 +218,7 @@ impl Kernel {
         devices::try_out(&mut self.ebpf, path)
     }
 
-    /// What has come of [`Self::start_tcx`] since the last call. When the links stand, the tracepoints go.
+    /// What has come of [`Self::start_devices`] since the last call. When the links stand, the tracepoints go.
     ///
     /// # Errors
     /// When a tracepoint program cannot be detached.

@@ -10,6 +10,7 @@ use super::network::{JudgingPrograms, Link};
 
 /// Our own: they never judge ([`crate::attach`]).
 const OWN: [&str; 2] = ["tcx_in", "tcx_out"];
+const OWN_FILTER: &str = " pathtrace-";
 const OWN_XDP: &str = "XDP xdp_in (";
 
 /// What a link message says of XDP programs of others.
@@ -88,5 +89,8 @@ pub(super) fn filter(message: &TcMessage) -> Option<String> {
         TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(format!(" {name}")),
         _ => None,
     });
+    if program.as_ref().is_some_and(|name| name.starts_with(OWN_FILTER)) {
+        return None;
+    }
     Some(format!("tc filter {kind}{}", program.unwrap_or_default()))
 }

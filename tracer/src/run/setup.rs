@@ -122,6 +122,7 @@ pub(super) fn doctor_config() -> Config {
         probes: ProbeMode::Auto,
         xdp: false,
         clsact: false,
+        without: Vec::new(),
         kernel_log: false,
         output: Output { format: Format::Json, drops_only: false, color: ColorChoice::Never },
         stop: Stop::default(),

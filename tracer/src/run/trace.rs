@@ -18,7 +18,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
-use self::notices::Loss;
+use self::{devices::TakingOver, notices::Loss};
 use super::{
     ended::Waiting,
     findings::Findings,
@@ -91,8 +91,7 @@ struct Trace<'c> {
     ticks: u32,
     /// Nothing is waited for any more but what decides the rest.
     is_ending: bool,
-    /// Whether tcx was to take over from the tracepoints on devices.
-    tcx_tried: bool,
+    taking_over: TakingOver,
 }
 
 impl<'c> Trace<'c> {
@@ -108,6 +107,7 @@ impl<'c> Trace<'c> {
         let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
         kernel.attach_tracepoints()?;
         let observed = Observed::start(config, &scoped, &mut kernel)?;
+        let (taking_over, on_clsact) = TakingOver::plan(config, &kernel, scoped.is_fixed());
         let render = renderer(
             &config.output,
             &Environment::of_process(),
@@ -137,10 +137,11 @@ impl<'c> Trace<'c> {
             done: false,
             ticks: 0,
             is_ending: false,
-            tcx_tried: false,
+            taking_over,
         };
         trace.announce(problems, absent)?;
         trace.tell(said)?;
+        trace.tell(on_clsact.into_iter().collect())?;
         Ok(trace)
     }
 
