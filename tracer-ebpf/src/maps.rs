@@ -13,9 +13,9 @@ use tracer_common::{
 };
 
 /// Constants of this trace. Mutable for the compiler only: user space writes them before loading and freezes
-/// the map, so that the verifier knows each value.
+/// the map, so that the verifier knows each value. In a section of its own: aya-log has constants in `.rodata`.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".rodata")]
+#[unsafe(link_section = ".rodata.settings")]
 pub(crate) static mut SETTINGS: Settings = Settings::ZERO;
 
 /// Records for user space. 8 MiB hold about 30,000 sights.

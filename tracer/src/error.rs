@@ -117,7 +117,7 @@ pub fn report(result: Result<(), Failure>, stderr: &mut impl io::Write) -> ExitC
 }
 
 /// The kernel's and the verifier's messages have many lines; the first says what failed.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     crate::render::printable(text.lines().next().unwrap_or_default())
 }
 

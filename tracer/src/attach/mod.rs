@@ -6,6 +6,7 @@ mod devices;
 mod gaps;
 pub mod kprobe;
 mod links;
+mod log;
 pub mod netfilter;
 pub mod object;
 mod placement;
@@ -32,6 +33,7 @@ pub use self::{devices::News, placement::Namespace};
 use self::{
     devices::{Devices, Way},
     kprobe::Kprobes,
+    log::Diagnostics,
     netfilter::Programs,
     object::Cast,
     readings::Readings,
@@ -93,6 +95,8 @@ pub struct Kernel {
     namespaces: BTreeMap<u32, Namespace>,
     /// `None` while only tracepoints see to devices.
     devices: Option<Devices>,
+    /// `None` without `-vv`, and on kernels before 5.17.
+    diagnostics: Option<Diagnostics>,
     /// `None` without `--xdp`.
     observer: Option<Observer>,
     attached: Vec<&'static str>,
@@ -126,6 +130,8 @@ impl Kernel {
             Mechanism::Kprobes => TableProbes::Kprobes(Kprobes::new(&mut ebpf, settings.arguments)?),
         };
         let readings = Readings::new(&mut ebpf)?;
+        let says = verbose && object::Edition::of(&types) == object::Edition::Current;
+        let diagnostics = says.then(|| Diagnostics::take(&mut ebpf)).transpose()?;
         Ok(Self {
             probes,
             peek,
@@ -137,6 +143,7 @@ impl Kernel {
             ebpf,
             namespaces: BTreeMap::new(),
             devices: None,
+            diagnostics,
             observer: None,
             attached: Vec::new(),
             missing: Vec::new(),
@@ -253,6 +260,13 @@ impl Kernel {
     /// What the kernel refused; `Unsupported` without [`Self::load_xdp`].
     pub fn observe(&mut self, netns: u32, device: u32) -> io::Result<()> {
         self.observer.as_mut().ok_or(io::ErrorKind::Unsupported)?.place(netns, device)
+    }
+
+    /// Writes to standard error what the kernel side had to say since the last call, with `-vv`.
+    pub fn write_diagnostics(&mut self) {
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.write();
+        }
     }
 
     /// Names of what is attached, and what will not be shown because something is missing.

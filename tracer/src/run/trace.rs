@@ -251,6 +251,7 @@ impl<'c> Trace<'c> {
         }
         self.show_all()?;
         if self.ticks.is_multiple_of(50) {
+            self.kernel.write_diagnostics();
             self.render.idle().map_err(Failure::Output)?;
         }
         Ok(())
@@ -273,6 +274,7 @@ impl<'c> Trace<'c> {
         for journey in self.findings.finish(&self.scoped, &self.kernel) {
             self.print(journey)?;
         }
+        self.kernel.write_diagnostics();
         let mut lost: BTreeMap<String, u64> = self
             .kernel
             .counters()?
