@@ -161,7 +161,7 @@ pub struct ProbeArgs {
     #[arg(long, value_enum, value_name = "KIND", default_value_t)]
     pub probes: ProbeMode,
     /// Look at packets first with XDP (generic mode) on the devices that --iface names; refused where another XDP
-    /// program is attached
+    /// program is attached. The kernel switches LRO and hardware GRO off on such a device, and leaves them off
     #[arg(long, requires = "iface")]
     pub xdp: bool,
     /// Allow tc filters where the kernel has no tcx (before 6.6), and a clsact qdisc where there is none: a change to

@@ -211,7 +211,7 @@ impl Clsact {
                         return error.code.map_or(Ok(()), |_| Err(error.to_io()));
                     }
                     NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) => {
-                        take(filter)
+                        take(filter);
                     }
                     _ => {}
                 }

@@ -7,6 +7,7 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use log::{Log, Metadata, Record};
 
+use super::Kernel;
 use crate::error::one_line;
 
 /// Reads the diagnostics.
@@ -24,6 +25,15 @@ impl Diagnostics {
     /// Writes what has come.
     pub(super) fn write(&mut self) {
         self.0.flush();
+    }
+}
+
+impl Kernel {
+    /// Writes to standard error what the kernel side had to say since the last call, with `-vv`.
+    pub fn write_diagnostics(&mut self) {
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.write();
+        }
     }
 }
 

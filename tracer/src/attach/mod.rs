@@ -16,7 +16,6 @@ mod xdp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -237,36 +236,6 @@ impl Kernel {
             }
         }
         Ok(news)
-    }
-
-    /// Loads the XDP observer.
-    ///
-    /// # Errors
-    /// When the kernel refuses it.
-    pub fn load_xdp(&mut self) -> Result<()> {
-        self.observer = Some(Observer::load(&mut self.ebpf)?);
-        self.attached.push("xdp");
-        Ok(())
-    }
-
-    /// Whether the XDP observer stands on a device (its index) of a namespace (its inode number).
-    pub fn is_observed(&mut self, netns: u32, device: u32) -> bool {
-        self.observer.as_mut().is_some_and(|observer| observer.stands(netns, device))
-    }
-
-    /// Puts the XDP observer on a device of the calling thread's namespace, which has this inode number.
-    ///
-    /// # Errors
-    /// What the kernel refused; `Unsupported` without [`Self::load_xdp`].
-    pub fn observe(&mut self, netns: u32, device: u32) -> io::Result<()> {
-        self.observer.as_mut().ok_or(io::ErrorKind::Unsupported)?.place(netns, device)
-    }
-
-    /// Writes to standard error what the kernel side had to say since the last call, with `-vv`.
-    pub fn write_diagnostics(&mut self) {
-        if let Some(diagnostics) = &mut self.diagnostics {
-            diagnostics.write();
-        }
     }
 
     /// Names of what is attached, and what will not be shown because something is missing.

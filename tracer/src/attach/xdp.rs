@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use aya::{Ebpf, programs::Xdp};
 use aya_obj::generated::bpf_cmd;
 
-use super::syscall::bpf;
+use super::{Kernel, syscall::bpf};
 
 const PROGRAM: &str = "xdp_in";
 /// `BPF_XDP` (enum bpf_attach_type, include/uapi/linux/bpf.h).
@@ -58,6 +58,31 @@ impl Observer {
     /// Lets go of a namespace's devices.
     pub(super) fn remove(&mut self, netns: u32) {
         self.links.retain(|(its, _), _| *its != netns);
+    }
+}
+
+impl Kernel {
+    /// Loads the XDP observer.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn load_xdp(&mut self) -> Result<()> {
+        self.observer = Some(Observer::load(&mut self.ebpf)?);
+        self.attached.push("xdp");
+        Ok(())
+    }
+
+    /// Whether the XDP observer stands on a device (its index) of a namespace (its inode number).
+    pub fn is_observed(&mut self, netns: u32, device: u32) -> bool {
+        self.observer.as_mut().is_some_and(|observer| observer.stands(netns, device))
+    }
+
+    /// Puts the XDP observer on a device of the calling thread's namespace, which has this inode number.
+    ///
+    /// # Errors
+    /// What the kernel refused; `Unsupported` without [`Self::load_xdp`].
+    pub fn observe(&mut self, netns: u32, device: u32) -> io::Result<()> {
+        self.observer.as_mut().ok_or(io::ErrorKind::Unsupported)?.place(netns, device)
     }
 }
 
