@@ -36,7 +36,8 @@ fn packets_that_find_no_room_are_counted_and_shown_and_the_others_are_whole() ->
     assert_eq!(summary["complete"], false);
     // The kernel side says so itself, since it was asked to.
     let said = |line: &str| {
-        line.starts_with("pathtrace: kernel side: warn: CPU ") && line.ends_with("since user space lagged behind")
+        line.starts_with("pathtrace: kernel side: warn: CPU ")
+            && line.ends_with("since user space lagged behind")
     };
     assert!(report.stderr.lines().any(said), "{}", report.stderr);
     check(&report.journeys(), lab.inner)

@@ -101,7 +101,8 @@ fn known_as(frame: &Frame, headers: &Headers) -> Option<(u64, u64)> {
 /// Remembers the frame for whoever sees its `sk_buff` next, and sends what is asked for.
 #[inline(always)]
 fn begin(seen: &mut XdpSeen, frame: &Frame, headers: &Headers) {
-    let flags = wanted::at_first_sight(headers, frame.netns);
+    // What the stack's probes will refuse to follow is not begun here.
+    let flags = if follow::lags() { wanted::NO } else { wanted::at_first_sight(headers, frame.netns) };
     let journey = if flags == wanted::NO { 0 } else { follow::new_journey() };
     seen.device = frame.device;
     seen.identity = headers.identity;
