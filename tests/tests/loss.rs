@@ -14,7 +14,7 @@ const EACH: usize = 400;
 #[test]
 fn packets_that_find_no_room_are_counted_and_shown_and_the_others_are_whole() -> Result<()> {
     let lab = Published::new()?;
-    let trace = Pathtrace::start(Some(lab.host()?), &["--port", "80"])?;
+    let trace = Pathtrace::start(Some(lab.host()?), &["--port", "80", "-vv"])?;
     // A reader that gets no time: the kernel side goes on, and finds the ring more than half full.
     trace.signal(Signal::SIGSTOP)?;
     lab.burst(SENDERS, EACH)?;
@@ -34,6 +34,12 @@ fn packets_that_find_no_room_are_counted_and_shown_and_the_others_are_whole() ->
     assert!(summary["events_lost"].as_u64().is_some_and(|lost| lost > 0), "{summary}");
     assert!(summary["lost_where"]["ring-busy"].as_u64().is_some_and(|lost| lost > 0), "{summary}");
     assert_eq!(summary["complete"], false);
+    // The kernel side says so itself, since it was asked to.
+    let said = |line: &str| {
+        line.starts_with("pathtrace: kernel side: warn: CPU ")
+            && line.ends_with("since user space lagged behind")
+    };
+    assert!(report.stderr.lines().any(said), "{}", report.stderr);
     check(&report.journeys(), lab.inner)
 }
 

@@ -29,6 +29,9 @@ pub enum Kind {
     Answer = 10,
     /// [`SocketEvent`]: a socket took the packet in hand on this CPU.
     Socket = 11,
+    /// [`Sight`]: a packet came by XDP on a device, which knows no `sk_buff` ([`Sight::skb`] is 0) unless the packet is
+    /// followed already.
+    Xdp = 12,
 }
 
 impl Kind {
@@ -46,6 +49,7 @@ impl Kind {
             Self::Route,
             Self::Answer,
             Self::Socket,
+            Self::Xdp,
         ]
         .into_iter()
         .find(|kind| *kind as u32 == number)
@@ -80,6 +84,9 @@ pub const SIGHT_COPY: u32 = 64;
 /// [`Sight::flags`]: sights of this packet before this one found the ring buffer full.
 pub const SIGHT_GAP: u32 = 128;
 
+/// [`Sight::flags`]: XDP saw this packet right before; the journey that it began then is in [`Sight::location`] (0: none).
+pub const SIGHT_XDP: u32 = 256;
+
 /// [`Sight::flags`]: something could not be read; fields that are 0 are unknown.
 pub const SIGHT_UNREADABLE: u32 = 32;
 
@@ -95,7 +102,7 @@ pub struct Sight {
     pub skb: u64,
     /// Address of its buffer: clones share it.
     pub buffer: u64,
-    /// Drop and consume: the caller of the freeing function. Else 0.
+    /// Drop and consume: the caller of the freeing function. With [`SIGHT_XDP`]: a journey. Else 0.
     pub location: u64,
     /// Address of the conntrack entry, 0 for none.
     pub conntrack: u64,

@@ -23,6 +23,8 @@ pub struct Settings {
     pub tentative: u32,
     /// Not 0: programs log through aya-log.
     pub verbose: u32,
+    /// Not 0: XDP looks at packets first on some devices.
+    pub xdp: u32,
     /// BTF id of the structure that kernel addresses are cast to for reading (16 bytes of integers); 0: reads call a
     /// helper.
     pub cast_type: u32,

@@ -226,7 +226,7 @@ fn conntrack_tuples(journey: u64, address: u64, netns: u32) -> bool {
 }
 
 #[inline(always)]
-fn copy_headers(headers: &Headers, sight: &mut Sight) {
+pub(crate) fn copy_headers(headers: &Headers, sight: &mut Sight) {
     copy(&headers.tuple, &mut sight.tuple);
     if headers.quoted.is_some() {
         copy(&headers.quoted, &mut sight.quoted);

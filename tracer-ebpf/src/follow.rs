@@ -38,13 +38,19 @@ pub(crate) fn find(skb: u64) -> Option<&'static mut Track> {
 /// Nanoseconds after a refusal in which a packet first met behind its first probe may be one that was refused there.
 const REFUSED_LATELY: u64 = 50_000_000;
 
-/// Whether user space lags so far behind that no further packet should be followed; counted.
-#[inline(never)]
-fn is_busy() -> bool {
+/// Whether user space lags so far behind that no further packet should be followed.
+#[inline(always)]
+pub(crate) fn lags() -> bool {
     // SAFETY: the map's own address.
     let unread =
         unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA)) };
-    if unread < EVENTS_BUSY {
+    unread >= EVENTS_BUSY
+}
+
+/// As [`lags`]; counted.
+#[inline(never)]
+fn is_busy() -> bool {
+    if !lags() {
         return false;
     }
     count(Counter::RingBusy);
@@ -63,14 +69,10 @@ pub(crate) fn refused_lately() -> bool {
     at != 0 && unsafe { bpf_ktime_get_ns() }.wrapping_sub(at) < REFUSED_LATELY
 }
 
-/// Starts to follow a packet. `None`, counted, when user space lags behind or the table is full: then nothing is in hand.
-#[inline(never)]
-pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static mut Track> {
-    if is_busy() {
-        empty_hand();
-        return None;
-    }
-    let last = JOURNEYS.get_ptr_mut(0)?;
+/// A number that no journey has yet; 0 where there is none to give.
+#[inline(always)]
+pub(crate) fn new_journey() -> u64 {
+    let Some(last) = JOURNEYS.get_ptr_mut(0) else { return 0 };
     // SAFETY: a valid per-CPU map value.
     let number = unsafe {
         *last += 1;
@@ -78,8 +80,18 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
     };
     // SAFETY: no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u64;
+    number << 12 | (cpu & 0xfff)
+}
+
+/// Starts to follow a packet. `None`, counted, when user space lags behind or the table is full: then nothing is in hand.
+#[inline(never)]
+pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static mut Track> {
+    if is_busy() {
+        empty_hand();
+        return None;
+    }
     let track = Track {
-        journey: number << 12 | (cpu & 0xfff),
+        journey: new_journey(),
         identity: headers.identity,
         conntrack: 0,
         conntrack_status: 0,

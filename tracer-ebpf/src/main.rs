@@ -2,7 +2,7 @@
 //! hand what they see to user space. They judge nothing and change nothing.
 //!
 //! Rooms: `maps` (every map), `read` (the only home of kernel reads), `headers`, `glance` (a quick look), `wanted` (the filter and the
-//! connections that matched), `follow` (which packets are in hand), `emit`, `conntrack`, `counters` (rule readings), `probes`.
+//! connections that matched), `follow` (which packets are in hand), `emit`, `conntrack`, `counters` (rule readings), `log` (diagnostics), `probes`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -19,6 +19,7 @@ mod emit;
 mod follow;
 mod glance;
 mod headers;
+mod log;
 mod maps;
 mod probes;
 mod read;

@@ -13,9 +13,9 @@ use tracer_common::{
 };
 
 /// Constants of this trace. Mutable for the compiler only: user space writes them before loading and freezes
-/// the map, so that the verifier knows each value.
+/// the map, so that the verifier knows each value. In a section of its own: aya-log has constants in `.rodata`.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".rodata")]
+#[unsafe(link_section = ".rodata.settings")]
 pub(crate) static mut SETTINGS: Settings = Settings::ZERO;
 
 /// Records for user space. 8 MiB hold about 30,000 sights.
@@ -59,6 +59,10 @@ pub(crate) static SCOPE: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
 /// The packet last seen on this CPU.
 #[map]
 pub(crate) static HAND: PerCpuArray<Hand> = PerCpuArray::with_max_entries(1, 0);
+
+/// The frame that XDP saw last on this CPU.
+#[map]
+pub(crate) static XDP_SEEN: PerCpuArray<XdpSeen> = PerCpuArray::with_max_entries(1, 0);
 
 /// [`Counter`]s.
 #[map]
@@ -146,6 +150,21 @@ pub(crate) struct Hand {
     pub(crate) skb: u64,
     /// `sk_buff.head`, which copies share.
     pub(crate) buffer: u64,
+    pub(crate) journey: u64,
+    pub(crate) tuple: Tuple,
+}
+
+/// A frame that XDP saw, until its `sk_buff` is seen on the same CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct XdpSeen {
+    /// Its buffer, which is the `sk_buff`'s; 0: nothing, or it has been seen.
+    pub(crate) buffer: u64,
+    /// `struct net_device`
+    pub(crate) device: u64,
+    /// [`crate::headers::Headers::identity`]
+    pub(crate) identity: u64,
+    /// The journey that began with it; 0: it was not asked for.
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
 }

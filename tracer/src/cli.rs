@@ -160,12 +160,24 @@ pub struct ProbeArgs {
     /// Which kernel mechanism looks at the tables
     #[arg(long, value_enum, value_name = "KIND", default_value_t)]
     pub probes: ProbeMode,
-    /// Also look with XDP on the devices that --iface names
+    /// Look at packets first with XDP (generic mode) on the devices that --iface names; refused where another XDP
+    /// program is attached. The kernel switches LRO and hardware GRO off on such a device, and leaves them off
     #[arg(long, requires = "iface")]
     pub xdp: bool,
-    /// Allow clsact qdiscs where the kernel needs them; this version needs none and changes no device
+    /// Allow tc filters where the kernel has no tcx (before 6.6), and a clsact qdisc where there is none: a change to
+    /// the machine that is announced, and undone when the trace ends. After `kill -9` they stay until the next trace
+    /// with --clsact
     #[arg(long)]
     pub clsact: bool,
+    /// Do as if the kernel lacked this (for tests)
+    #[arg(long, value_enum, value_name = "FEATURE", hide = true)]
+    pub without: Vec<KernelFeature>,
+}
+
+/// `--without`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KernelFeature {
+    Tcx,
 }
 
 /// `--color`

@@ -23,6 +23,11 @@ pub enum Failure {
         name: String,
         netns: Option<String>,
     },
+    /// Another XDP program stands where `--xdp` would.
+    XdpTaken {
+        device: String,
+        program: String,
+    },
     /// Standard output, or a writer that stands for it.
     Output(io::Error),
     /// Anything else; the context names what failed and on what.
@@ -46,6 +51,9 @@ impl Failure {
             Self::NoNamespace { name, problem } => format!("no network namespace {name}: {problem}"),
             Self::NoDevice { name, netns: Some(netns) } => format!("no device {name} in namespace {netns}"),
             Self::NoDevice { name, netns: None } => format!("no device {name}"),
+            Self::XdpTaken { device, program } => {
+                format!("--xdp: device {device} has an XDP program already: {program}")
+            }
             Self::Output(error) => format!("cannot write the results: {error}"),
             Self::Other(error) => format!("{error:#}"),
         }
@@ -67,6 +75,7 @@ impl Failure {
                 "`ip netns` lists the named ones, `lsns -t net` all with a process (then --netns pid:N)"
             }
             Self::NoDevice { .. } => "`ip link` lists the devices of a namespace",
+            Self::XdpTaken { .. } => "leave --xdp out: what comes past that program is seen without it, too",
             Self::Output(_) => "check where standard output goes",
             Self::Other(_) => "run it again with -vv, and `pathtrace doctor`, for details",
         }
@@ -108,7 +117,7 @@ pub fn report(result: Result<(), Failure>, stderr: &mut impl io::Write) -> ExitC
 }
 
 /// The kernel's and the verifier's messages have many lines; the first says what failed.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     crate::render::printable(text.lines().next().unwrap_or_default())
 }
 
@@ -144,6 +153,7 @@ mod tests {
             Failure::NoProbe { tried: "netfilter: EPERM\nkprobe: EPERM".into() },
             Failure::NoNamespace { name: "a\u{1b}[31m\nb".into(), problem: "none".into() },
             Failure::NoDevice { name: "eth9".into(), netns: None },
+            Failure::XdpTaken { device: "eth0".into(), program: "XDP theirs (program 7, generic)".into() },
             Failure::Other(anyhow::anyhow!("verifier said\nline 1\nline 2").context("load program x")),
         ];
         for failure in failures {

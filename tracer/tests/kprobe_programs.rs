@@ -26,6 +26,7 @@ fn settings() -> Settings {
         read_rules: 1,
         tentative: 1,
         verbose: 0,
+        xdp: 0,
         cast_type: 0,
     }
 }

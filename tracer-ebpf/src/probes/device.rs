@@ -10,13 +10,14 @@ use aya_ebpf::{
     macros::{classifier, raw_tracepoint},
     programs::{RawTracePointContext, TcContext},
 };
-use tracer_common::records::{Kind, SIGHT_COPY, SIGHT_FIRST, Sight};
+use tracer_common::records::{Kind, SIGHT_COPY, SIGHT_FIRST, SIGHT_XDP, Sight};
 
 use crate::{
     emit::{Place, head, netns_of_device, record, sight},
     follow, glance,
     headers::{self, Headers, network_header},
     maps::{SCOPE, SETTINGS, Track},
+    probes::xdp,
     read::{Reader, member, plain},
     wanted,
 };
@@ -102,6 +103,10 @@ fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
         return None;
     }
     let mut place = Place { device_in: device, ..Place::new(Kind::DeviceIn, netns) };
+    if let Some(journey) = xdp::saw(skb, device, headers) {
+        place.flags = SIGHT_XDP;
+        place.location = journey;
+    }
     if let Some(track) = follow::find(skb) {
         if track.identity == headers.identity {
             if track.device_in == device {
@@ -123,7 +128,7 @@ fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
     }
     let track = follow::start(skb, headers, flags)?;
     track.device_in = device;
-    place.flags = SIGHT_FIRST;
+    place.flags |= SIGHT_FIRST;
     follow::take_in_hand(skb, track.journey, &headers.tuple);
     sight(skb, track, headers, &place);
     Some(())

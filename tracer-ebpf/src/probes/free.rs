@@ -10,6 +10,7 @@ use crate::{
     emit::{Place, netns_of_device, sight},
     follow,
     headers::{self, Headers, network_header},
+    log,
     maps::SETTINGS,
     probes::device::left,
     read::{Reader, member},
@@ -28,6 +29,7 @@ macro_rules! has {
 /// include/trace/events/skb.h; the reason is there from 5.17, and not on every kernel.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub(crate) fn packet_drop(ctx: RawTracePointContext) -> i32 {
+    log::say();
     let skb = ctx.arg::<*const u8>(0) as u64;
     if follow::find(skb).is_some() {
         let location = if has!(drop_location) { ctx.arg::<*const u8>(1) as u64 } else { 0 };
@@ -40,6 +42,7 @@ pub(crate) fn packet_drop(ctx: RawTracePointContext) -> i32 {
 /// `TRACE_EVENT(consume_skb, TP_PROTO(struct sk_buff *skb, void *location))`; the location is there from 6.3.
 #[raw_tracepoint(tracepoint = "consume_skb")]
 pub(crate) fn packet_consume(ctx: RawTracePointContext) -> i32 {
+    log::say();
     let skb = ctx.arg::<*const u8>(0) as u64;
     if follow::find(skb).is_some() {
         let location = if has!(consume_location) { ctx.arg::<*const u8>(1) as u64 } else { 0 };

@@ -8,3 +8,4 @@ mod netfilter;
 mod peek;
 mod route;
 mod socket;
+mod xdp;

@@ -1,15 +1,18 @@
 //! Loads the kernel side and puts its probes in place. Everything here is gone when its descriptors are closed,
 //! also after SIGKILL.
 
+mod clsact;
 mod devices;
 mod gaps;
 pub mod kprobe;
 mod links;
+mod log;
 pub mod netfilter;
 pub mod object;
 mod placement;
 mod readings;
 mod syscall;
+mod xdp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,14 +28,22 @@ use aya::{
 };
 use tracer_common::{counters::Counter, settings::Settings};
 
-use self::{devices::Devices, kprobe::Kprobes, netfilter::Programs, object::Cast, readings::Readings};
 pub use self::{devices::News, placement::Namespace};
+use self::{
+    devices::{Devices, Way},
+    kprobe::Kprobes,
+    log::Diagnostics,
+    netfilter::Programs,
+    object::Cast,
+    readings::Readings,
+    xdp::Observer,
+};
 use crate::{
     correlate::Forget,
     kernel::{
         KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints,
     },
-    plan::{TRACEPOINTS, View},
+    plan::{DeviceProbes, TRACEPOINTS, View},
 };
 
 /// How packets are looked at between tables.
@@ -83,6 +94,10 @@ pub struct Kernel {
     namespaces: BTreeMap<u32, Namespace>,
     /// `None` while only tracepoints see to devices.
     devices: Option<Devices>,
+    /// `None` without `-vv`, and on kernels before 5.17.
+    diagnostics: Option<Diagnostics>,
+    /// `None` without `--xdp`.
+    observer: Option<Observer>,
     attached: Vec<&'static str>,
     missing: Vec<String>,
     /// Name of the table of ours that switches the kernel's own trace on; it is not shown.
@@ -114,6 +129,8 @@ impl Kernel {
             Mechanism::Kprobes => TableProbes::Kprobes(Kprobes::new(&mut ebpf, settings.arguments)?),
         };
         let readings = Readings::new(&mut ebpf)?;
+        let says = verbose && object::Edition::of(&types) == object::Edition::Current;
+        let diagnostics = says.then(|| Diagnostics::take(&mut ebpf)).transpose()?;
         Ok(Self {
             probes,
             peek,
@@ -125,6 +142,8 @@ impl Kernel {
             ebpf,
             namespaces: BTreeMap::new(),
             devices: None,
+            diagnostics,
+            observer: None,
             attached: Vec::new(),
             missing: Vec::new(),
             own_table: None,
@@ -174,14 +193,26 @@ impl Kernel {
         Ok(())
     }
 
-    /// Starts to place tcx links on the devices of the traced namespaces; tracepoints serve until they stand.
+    /// Whether this kernel knows tcx links.
+    #[must_use]
+    pub fn has_tcx(&self) -> bool {
+        let known = self.types.enum_values("bpf_attach_type").unwrap_or_default();
+        known.iter().any(|(name, _)| name == "BPF_TCX_INGRESS")
+    }
+
+    /// Starts to place programs on the devices of the traced namespaces; tracepoints serve until they stand.
     ///
     /// # Errors
     /// When the kernel refuses the programs.
-    pub fn start_tcx(&mut self) -> Result<()> {
+    pub fn start_devices(&mut self, probes: DeviceProbes) -> Result<()> {
+        let way = match probes {
+            DeviceProbes::Tracepoints => return Ok(()),
+            DeviceProbes::Tcx => Way::Tcx,
+            DeviceProbes::Clsact => Way::Clsact,
+        };
         let namespaces =
             self.namespaces.values().map(|space| (space.inode(), space.path().to_owned())).collect();
-        self.devices = Some(Devices::start(&mut self.ebpf, namespaces)?);
+        self.devices = Some(Devices::start(&mut self.ebpf, way, namespaces)?);
         Ok(())
     }
 
@@ -193,7 +224,7 @@ impl Kernel {
         devices::try_out(&mut self.ebpf, path)
     }
 
-    /// What has come of [`Self::start_tcx`] since the last call. When the links stand, the tracepoints go.
+    /// What has come of [`Self::start_devices`] since the last call. When the links stand, the tracepoints go.
     ///
     /// # Errors
     /// When a tracepoint program cannot be detached.
@@ -239,6 +270,9 @@ impl Kernel {
     pub fn remove_namespace(&mut self, inode: u32) -> Result<()> {
         if let Some(devices) = &self.devices {
             devices.remove(inode);
+        }
+        if let Some(observer) = &mut self.observer {
+            observer.remove(inode);
         }
         if let Some(namespace) = self.namespaces.remove(&inode) {
             let mut scope: HashMap<_, u64, u32> =

@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use tracer_common::filter::Filter;
 
 pub use self::values::{InterfaceName, NetnsSpec};
-pub use crate::cli::{ColorChoice, ProbeMode, RulesMode};
+pub use crate::cli::{ColorChoice, KernelFeature, ProbeMode, RulesMode};
 use crate::{
     cli::{Cli, OutputArgs, ScopeArgs, Subcommands, TraceArgs},
     model::CtState,
@@ -66,8 +66,10 @@ pub struct Config {
     pub probes: ProbeMode,
     /// Observe with XDP on `interfaces`, which are then not empty.
     pub xdp: bool,
-    /// clsact qdiscs may be added where tcx is missing.
+    /// tc filters and clsact qdiscs may be added where tcx is missing.
     pub clsact: bool,
+    /// Kernel features to do without.
+    pub without: Vec<KernelFeature>,
     /// Show the kernel side's own diagnostics.
     pub kernel_log: bool,
     pub output: Output,
@@ -124,6 +126,7 @@ impl Config {
             probes: probes.probes,
             xdp: probes.xdp,
             clsact: probes.clsact,
+            without: probes.without,
             kernel_log: output.verbose > 1,
             output: Output::new(&output),
             stop: Stop { count: stop.count, duration },

@@ -128,6 +128,9 @@ impl Open {
                 self.end(OutcomeKind::Incomplete, stage).location = location;
             }
             Waiting::Travel => {
+                if let Some(device) = self.only_at_xdp().filter(|_| !unseen) {
+                    self.notes.push(format!("seen at XDP on {device} and not afterwards"));
+                }
                 self.judged(Fate::Unknown, None);
                 let stage = self.last_stage();
                 self.end(OutcomeKind::Incomplete, stage);

@@ -11,6 +11,7 @@ mod names;
 mod netfilter;
 mod open;
 mod route;
+mod xdp;
 
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ use crate::{
 };
 use tracer_common::{
     filter::Filter,
-    records::{SIGHT_COPY, SIGHT_FIRST, SIGHT_GAP, SIGHT_LATE, SIGHT_TENTATIVE},
+    records::{SIGHT_COPY, SIGHT_FIRST, SIGHT_GAP, SIGHT_LATE, SIGHT_TENTATIVE, SIGHT_XDP},
 };
 
 /// A followed packet that the kernel side need not follow any longer.
@@ -125,6 +126,11 @@ impl Correlator {
         if sight.raw.flags & SIGHT_COPY != 0 {
             return self.copied(journey, sight);
         }
+        if sight.kind == SightKind::Xdp {
+            return self.at_xdp(journey, sight);
+        }
+        let joined = self.joined(sight);
+        let sight = joined.as_ref().unwrap_or(sight);
         let ends = matches!(sight.kind, SightKind::Drop { .. } | SightKind::Consume { .. } | SightKind::Left);
         if sight.raw.flags & SIGHT_FIRST != 0 {
             self.answer_to_another(sight);
@@ -221,7 +227,7 @@ impl Open {
     /// What a sight means by its kind; true when the journey ended there.
     fn pass(&mut self, sight: &SightEvent, view: &View, names: &Names) -> bool {
         match sight.kind {
-            SightKind::DeviceIn => self.device(sight, DeviceDirection::In),
+            SightKind::Xdp | SightKind::DeviceIn => self.device(sight, DeviceDirection::In),
             SightKind::DeviceOut => {
                 self.leave_gap(sight);
                 self.device(sight, DeviceDirection::Out);
@@ -295,7 +301,8 @@ impl Open {
         if direction == DeviceDirection::Out {
             self.wait(Waiting::Departure, sight.raw.head.time);
         }
-        self.push(DraftStage::Device(DeviceStage { device, ifindex, direction, programs: Vec::new() }));
+        let xdp = sight.kind == SightKind::Xdp || sight.raw.flags & SIGHT_XDP != 0;
+        self.push(DraftStage::Device(DeviceStage { device, ifindex, direction, xdp, programs: Vec::new() }));
     }
 
     /// The hook in which the packet is or was last.

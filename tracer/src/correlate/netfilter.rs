@@ -32,7 +32,8 @@ impl Open {
             // First sight behind the device (it began late): the hook knows where it came in.
             let ifindex = sight.raw.in_ifindex;
             let direction = DeviceDirection::In;
-            self.push(DraftStage::Device(DeviceStage { device, ifindex, direction, programs: Vec::new() }));
+            let stage = DeviceStage { device, ifindex, direction, xdp: false, programs: Vec::new() };
+            self.push(DraftStage::Device(stage));
         }
         if self.hook != Some(hook) {
             self.enter_hook(sight, hook);

@@ -3,6 +3,7 @@
 mod build;
 mod flows;
 mod parts;
+mod xdp;
 
 use tracer_common::tuple::Tuple;
 

@@ -46,6 +46,8 @@ impl Event {
 /// Which probe saw the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SightKind {
+    /// A frame at XDP, before the packet is one of the stack's.
+    Xdp,
     DeviceIn,
     DeviceOut,
     /// Before the function with this priority.
@@ -94,6 +96,7 @@ const NFPROTO_IPV6: u8 = 10;
 impl SightEvent {
     pub(super) fn new(kind: Kind, raw: Sight) -> Result<Self, DecodeError> {
         let kind = match kind {
+            Kind::Xdp => SightKind::Xdp,
             Kind::DeviceIn => SightKind::DeviceIn,
             Kind::DeviceOut => SightKind::DeviceOut,
             Kind::Netfilter => SightKind::Netfilter {

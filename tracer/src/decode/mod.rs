@@ -9,6 +9,7 @@ pub use event::{
 
 use std::fmt;
 
+use bytes::Buf;
 use tracer_common::records::{
     Answer, ConntrackTuples, Head, Hit, Kind, MAX_HITS, RULE_HITS_HEAD, Route, RuleHits, Sight, SocketEvent,
 };
@@ -81,16 +82,19 @@ fn hits(kind: u32, bytes: &[u8]) -> Result<RuleHits, DecodeError> {
 /// # Errors
 /// [`DecodeError`] for bytes that are no record.
 pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
-    let number = bytes
-        .first_chunk::<4>()
-        .map(|first| u32::from_ne_bytes(*first))
-        .ok_or(DecodeError::Length { kind: 0, length: bytes.len() })?;
+    let mut start = bytes;
+    let number =
+        start.try_get_u32_ne().map_err(|short| DecodeError::Length { kind: 0, length: short.available })?;
     let kind = Kind::from_u32(number).ok_or(DecodeError::Kind(number))?;
     const { assert!(std::mem::offset_of!(Head, kind) == 0) };
     match kind {
-        Kind::DeviceIn | Kind::DeviceOut | Kind::Netfilter | Kind::Drop | Kind::Consume | Kind::Left => {
-            SightEvent::new(kind, record(number, bytes)?).map(Event::Sight)
-        }
+        Kind::Xdp
+        | Kind::DeviceIn
+        | Kind::DeviceOut
+        | Kind::Netfilter
+        | Kind::Drop
+        | Kind::Consume
+        | Kind::Left => SightEvent::new(kind, record(number, bytes)?).map(Event::Sight),
         Kind::Conntrack => Ok(Event::Tuples(TuplesEvent::new(&record(number, bytes)?))),
         Kind::RuleHits => HitsEvent::new(&hits(number, bytes)?).map(Event::Hits),
         Kind::Route => RouteEvent::new(&record(number, bytes)?).map(Event::Route),

@@ -21,8 +21,8 @@ const SIZES: [usize; 6] = [
     size_of::<Answer>(),
     size_of::<SocketEvent>(),
 ];
-const SIGHTS: [Kind; 6] =
-    [Kind::DeviceIn, Kind::DeviceOut, Kind::Netfilter, Kind::Drop, Kind::Consume, Kind::Left];
+const SIGHTS: [Kind; 7] =
+    [Kind::Xdp, Kind::DeviceIn, Kind::DeviceOut, Kind::Netfilter, Kind::Drop, Kind::Consume, Kind::Left];
 
 fn bytes<T: Record>(record: &T) -> &[u8] {
     // SAFETY: a Record has no padding that is read, and lives as long as the slice.
@@ -98,7 +98,7 @@ fn other_lengths_and_kinds_are_refused() {
     let longer = [whole, &[0]].concat();
     assert_eq!(decode(&longer), Err(DecodeError::Length { kind, length: longer.len() }));
     assert_eq!(decode(&[]), Err(DecodeError::Length { kind: 0, length: 0 }));
-    for unknown in [0_u32, 12, u32::MAX] {
+    for unknown in [0_u32, 13, u32::MAX] {
         assert_eq!(decode(&unknown.to_ne_bytes()), Err(DecodeError::Kind(unknown)));
     }
 }
@@ -132,6 +132,7 @@ fn every_kind_of_sight_comes_through_whole() {
         assert_eq!(
             sight.kind,
             match kind {
+                Kind::Xdp => SightKind::Xdp,
                 Kind::DeviceIn => SightKind::DeviceIn,
                 Kind::DeviceOut => SightKind::DeviceOut,
                 Kind::Netfilter =>

@@ -24,6 +24,7 @@ pub use network::{
     RouteKind,
 };
 pub use owners::{Owner, Owners};
+pub use rtnetlink::xdp_on;
 pub use sockets::{Endpoint, SocketEntry, SocketState, Sockets};
 pub use sysctl::{ConntrackUse, DeviceSettings, Settings};
 

@@ -10,6 +10,13 @@ use super::network::{JudgingPrograms, Link};
 
 /// Our own: they never judge ([`crate::attach`]).
 const OWN: [&str; 2] = ["tcx_in", "tcx_out"];
+const OWN_FILTER: &str = " pathtrace-";
+const OWN_XDP: &str = "XDP xdp_in (";
+
+/// What a link message says of XDP programs of others.
+pub(super) fn foreign_xdp(said: &[LinkXdp]) -> Option<String> {
+    xdp(said).filter(|program| !program.starts_with(OWN_XDP))
+}
 
 /// What a link message says of XDP: mode and program number.
 pub(super) fn xdp(said: &[LinkXdp]) -> Option<String> {
@@ -82,5 +89,8 @@ pub(super) fn filter(message: &TcMessage) -> Option<String> {
         TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(format!(" {name}")),
         _ => None,
     });
+    if program.as_ref().is_some_and(|name| name.starts_with(OWN_FILTER)) {
+        return None;
+    }
     Some(format!("tc filter {kind}{}", program.unwrap_or_default()))
 }

@@ -24,9 +24,7 @@ use super::{
 /// # Errors
 /// When the kernel refuses a dump or its answer cannot be parsed.
 pub(super) fn read() -> Result<Network> {
-    let mut socket = Socket::new(NETLINK_ROUTE).context("open an rtnetlink socket")?;
-    socket.bind_auto().context("bind the rtnetlink socket")?;
-    socket.connect(&SocketAddr::new(0, 0)).context("connect the rtnetlink socket")?;
+    let socket = open()?;
     let mut network = Network::default();
     for request in [
         RouteNetlinkMessage::GetLink(LinkMessage::default()),
@@ -42,6 +40,31 @@ pub(super) fn read() -> Result<Network> {
         judging(&socket, link);
     }
     Ok(network)
+}
+
+fn open() -> Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE).context("open an rtnetlink socket")?;
+    socket.bind_auto().context("bind the rtnetlink socket")?;
+    socket.connect(&SocketAddr::new(0, 0)).context("connect the rtnetlink socket")?;
+    Ok(socket)
+}
+
+/// The XDP program on a device (its index) of the calling thread's namespace, also one of ours: name, number and mode.
+///
+/// # Errors
+/// When the kernel refuses the question.
+pub fn xdp_on(device: u32) -> Result<Option<String>> {
+    let mut found = None;
+    dump(&open()?, RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        let RouteNetlinkMessage::NewLink(link) = message else { return };
+        if link.header.index == device {
+            found = link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::Xdp(said) => programs::xdp(&said),
+                _ => None,
+            });
+        }
+    })?;
+    Ok(found)
 }
 
 /// Adds who judges packets on a device. One that goes while we look has nobody.
@@ -119,7 +142,7 @@ fn link(message: LinkMessage) -> Link {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Xdp(said) => link.programs.input.extend(programs::xdp(&said)),
+            LinkAttribute::Xdp(said) => link.programs.input.extend(programs::foreign_xdp(&said)),
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.into_iter().find_map(|info| match info {

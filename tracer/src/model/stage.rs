@@ -38,6 +38,9 @@ pub struct DeviceStage {
     pub device: String,
     pub ifindex: u32,
     pub direction: DeviceDirection,
+    /// Our XDP observer saw the packet here (`--xdp`); left out where not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub xdp: bool,
     /// XDP and tc programs of others on this device and side, by name; they judge before or after we look.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<String>,

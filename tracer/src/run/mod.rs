@@ -9,6 +9,7 @@ mod setup;
 mod shown;
 mod signals;
 mod trace;
+mod xdp;
 
 use crate::{config::Command, error::Failure};
 

@@ -38,9 +38,6 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     if is_inside_user_namespace() {
         return Err(Failure::OnlyRootInside);
     }
-    if config.xdp {
-        return Err(Failure::Other(anyhow::anyhow!("--xdp is not in this version: leave it out")));
-    }
     if !Path::new(BTF_DIRECTORY).join("vmlinux").exists() {
         return Err(Failure::NoBtf);
     }
@@ -62,6 +59,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
         read_rules: u32::from(config.rules != RulesMode::Off),
         tentative: u32::from(config.filter.active != 0),
         verbose: u32::from(config.kernel_log),
+        xdp: u32::from(config.xdp),
         cast_type: 0,
     };
     let reasons = types.enum_values("skb_drop_reason").unwrap_or_default();
@@ -124,6 +122,7 @@ pub(super) fn doctor_config() -> Config {
         probes: ProbeMode::Auto,
         xdp: false,
         clsact: false,
+        without: Vec::new(),
         kernel_log: false,
         output: Output { format: Format::Json, drops_only: false, color: ColorChoice::Never },
         stop: Stop::default(),

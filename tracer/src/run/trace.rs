@@ -18,7 +18,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
-use self::notices::Loss;
+use self::{devices::TakingOver, notices::Loss};
 use super::{
     ended::Waiting,
     findings::Findings,
@@ -26,6 +26,7 @@ use super::{
     scope::Scoped,
     setup::{self, Loaded},
     signals::Signals,
+    xdp::Observed,
 };
 use crate::{
     attach::{Kernel, Namespace},
@@ -75,6 +76,7 @@ struct Trace<'c> {
     attributor: Attributor,
     ended: Waiting,
     scoped: Scoped,
+    observed: Observed,
     findings: Findings,
     kernel_trace: KernelTrace,
     render: Box<dyn Render>,
@@ -89,8 +91,7 @@ struct Trace<'c> {
     ticks: u32,
     /// Nothing is waited for any more but what decides the rest.
     is_ending: bool,
-    /// Whether tcx was to take over from the tracepoints on devices.
-    tcx_tried: bool,
+    taking_over: TakingOver,
 }
 
 impl<'c> Trace<'c> {
@@ -105,6 +106,8 @@ impl<'c> Trace<'c> {
         let said = kernel_trace.start(scoped.namespaces(), &mut kernel);
         let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
         kernel.attach_tracepoints()?;
+        let observed = Observed::start(config, &scoped, &mut kernel)?;
+        let (taking_over, on_clsact) = TakingOver::plan(config, &kernel, scoped.is_fixed());
         let render = renderer(
             &config.output,
             &Environment::of_process(),
@@ -121,6 +124,7 @@ impl<'c> Trace<'c> {
             attributor: Attributor::new(setup::epoch()?),
             ended: Waiting::default(),
             scoped,
+            observed,
             findings: Findings::new(),
             kernel_trace,
             render,
@@ -133,10 +137,11 @@ impl<'c> Trace<'c> {
             done: false,
             ticks: 0,
             is_ending: false,
-            tcx_tried: false,
+            taking_over,
         };
         trace.announce(problems, absent)?;
         trace.tell(said)?;
+        trace.tell(on_clsact.into_iter().collect())?;
         Ok(trace)
     }
 
@@ -246,6 +251,7 @@ impl<'c> Trace<'c> {
         }
         self.show_all()?;
         if self.ticks.is_multiple_of(50) {
+            self.kernel.write_diagnostics();
             self.render.idle().map_err(Failure::Output)?;
         }
         Ok(())
@@ -268,6 +274,7 @@ impl<'c> Trace<'c> {
         for journey in self.findings.finish(&self.scoped, &self.kernel) {
             self.print(journey)?;
         }
+        self.kernel.write_diagnostics();
         let mut lost: BTreeMap<String, u64> = self
             .kernel
             .counters()?

@@ -124,7 +124,8 @@ impl Way {
     }
 
     fn device(self, device: &str, direction: DeviceDirection) -> Self {
-        let device = DeviceStage { device: device.into(), ifindex: 2, direction, programs: Vec::new() };
+        let device =
+            DeviceStage { device: device.into(), ifindex: 2, direction, xdp: false, programs: Vec::new() };
         self.stage(StageKind::Device(device))
     }
 

@@ -76,6 +76,7 @@ impl Lab {
 
     pub(super) fn device(self, device: &str, direction: DeviceDirection) -> Self {
         self.push(StageKind::Device(DeviceStage {
+            xdp: false,
             device: device.to_owned(),
             ifindex: 1,
             direction,

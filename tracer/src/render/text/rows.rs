@@ -107,7 +107,8 @@ fn device_row(device: &DeviceStage) -> Parts {
         DeviceDirection::In => "in",
         DeviceDirection::Out => "out",
     };
-    let body = Body::Devices { names: vec![device.device.clone()], direction: device.direction };
+    let name = if device.xdp { format!("{} (XDP)", device.device) } else { device.device.clone() };
+    let body = Body::Devices { names: vec![name], direction: device.direction };
     (label, body, details::of_device(device))
 }
 

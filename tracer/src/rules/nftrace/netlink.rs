@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
+use bytes::{Buf, BufMut};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -89,15 +90,20 @@ impl Message {
     /// A request for message `kind` of `subsystem` (`NFNL_SUBSYS_*`), with further `flags` (`NLM_F_*`).
     pub(super) fn new(subsystem: u8, kind: u8, flags: i32, family: u8, resource: u16) -> Self {
         let flags = (libc::NLM_F_REQUEST | flags) as u16;
-        let mut bytes = vec![0; HEADER];
-        bytes[4..8].copy_from_slice(&[kind, subsystem, flags.to_ne_bytes()[0], flags.to_ne_bytes()[1]]);
-        bytes.extend([family, libc::NFNETLINK_V0 as u8]);
-        bytes.extend(resource.to_be_bytes());
+        let mut bytes = Vec::with_capacity(HEADER + NFGEN);
+        // The length, which is known at the end.
+        bytes.put_u32_ne(0);
+        bytes.put_slice(&[kind, subsystem]);
+        bytes.put_u16_ne(flags);
+        // The sequence number, and the sender, which the kernel fills in.
+        bytes.put_bytes(0, 8);
+        bytes.put_slice(&[family, libc::NFNETLINK_V0 as u8]);
+        bytes.put_u16(resource);
         Self(bytes)
     }
 
     fn wants_answer(&self) -> bool {
-        u16::from_ne_bytes([self.0[6], self.0[7]]) & libc::NLM_F_ACK as u16 != 0
+        (&self.0[6..]).get_u16_ne() & libc::NLM_F_ACK as u16 != 0
     }
 
     fn finish(&mut self, sequence: u32) -> &[u8] {
@@ -152,9 +158,9 @@ impl Fields for Attributes {
 }
 
 fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    message.extend(((ATTRIBUTE + value.len()) as u16).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(value);
+    message.put_u16_ne((ATTRIBUTE + value.len()) as u16);
+    message.put_u16_ne(kind);
+    message.put_slice(value);
     message.resize(message.len().next_multiple_of(4), 0);
 }
 
@@ -170,7 +176,8 @@ impl<'a> Received<'a> {
     /// The code of an error or acknowledgement: 0 or a negative errno.
     fn error(&self) -> Option<i32> {
         let is_error = self.subsystem == 0 && i32::from(self.kind) == libc::NLMSG_ERROR;
-        is_error.then(|| Some(i32::from_ne_bytes(self.body.get(..4)?.try_into().ok()?))).flatten()
+        let mut body = self.body;
+        if is_error { body.try_get_i32_ne().ok() } else { None }
     }
 
     /// `NFPROTO_*` of the message.
@@ -185,15 +192,19 @@ impl<'a> Received<'a> {
 
 /// Messages of a datagram; what is cut short ends the list.
 pub(super) fn received(datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
-    pieces(datagram, HEADER, |head| u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize)
-        .map(|message| Received { kind: message[4], subsystem: message[5], body: &message[HEADER..] })
+    pieces(datagram, HEADER, |mut head| head.get_u32_ne() as usize).map(|message| Received {
+        kind: message[4],
+        subsystem: message[5],
+        body: &message[HEADER..],
+    })
 }
 
 /// Attributes as (type, value).
 pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    pieces(bytes, ATTRIBUTE, |head| usize::from(u16::from_ne_bytes([head[0], head[1]]))).map(|attribute| {
-        let kind = u16::from_ne_bytes([attribute[2], attribute[3]]) & libc::NLA_TYPE_MASK as u16;
-        (kind, &attribute[ATTRIBUTE..])
+    pieces(bytes, ATTRIBUTE, |mut head| usize::from(head.get_u16_ne())).map(|attribute| {
+        let (head, value) = attribute.split_at(ATTRIBUTE);
+        let kind = (&head[2..]).get_u16_ne() & libc::NLA_TYPE_MASK as u16;
+        (kind, value)
     })
 }
 
