@@ -25,7 +25,7 @@ use crate::{
 
 /// Prints the report on the current namespace; a failure when something stops tracing.
 pub(super) fn run(json: bool) -> Result<(), Failure> {
-    let namespace = netns::resolve(&crate::config::NetnsSpec::Current, &netns::Roots::default())?;
+    let namespace = netns::resolve(&crate::config::NetnsSpec::Current, &Roots::default())?;
     let mut capabilities = Capabilities { kernel: setup::kernel_release(), ..Capabilities::default() };
     let types = Path::new(BTF_DIRECTORY).join("vmlinux");
     capabilities.features.push(Capability {
