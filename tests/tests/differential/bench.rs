@@ -80,12 +80,14 @@ impl Bench {
     pub(crate) fn round(&mut self, case: &Case) -> Result<Round> {
         let script = self.prepare(case);
         script.load(&self.lab.netns("host")?.door()?)?;
-        self.wait_until_current()?;
-        self.send(&case.packets)
+        let wrong = self.wait_until_current()?;
+        let mut round = self.send(&case.packets)?;
+        round.wrong.extend(wrong);
+        Ok(round)
     }
 
-    /// Until a packet is judged by rules that pathtrace has read.
-    fn wait_until_current(&mut self) -> Result<()> {
+    /// Until a packet is judged by rules that pathtrace has read. Gives what was wrong meanwhile.
+    fn wait_until_current(&mut self) -> Result<Vec<String>> {
         let target = (self.lab.address("server", Family::Ipv4)?, MARKER).into();
         let before = self.trace.lines().len();
         let deadline = Instant::now() + *PATIENCE;
@@ -107,8 +109,7 @@ impl Bench {
             std::thread::sleep(PAUSE);
         }
         // What was judged until here may rightly not be exact.
-        self.settle()?;
-        Ok(())
+        Ok(self.settle()?.wrong)
     }
 
     /// Waits until every packet under way has been told by both sides.
@@ -123,7 +124,7 @@ impl Bench {
                 self.compare(journey, &mut round);
             }
             self.read = lines.len();
-            if !self.told.stories.is_open() || Instant::now() > deadline {
+            if !self.told.is_open() || Instant::now() > deadline {
                 round.untold = self.told.stories.left();
                 round.untold_stories = self.told.stories.told();
                 self.told.stories.clear();

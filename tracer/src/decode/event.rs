@@ -267,6 +267,12 @@ pub struct HitsEvent {
     pub table: u32,
     /// `HITS_*`.
     pub flags: u32,
+    pub cpu: u32,
+    /// Number of the reading on its CPU, how many tables it is of, and how many passes of others lie in it
+    /// ([`RuleHits::opened`], [`RuleHits::tables`], [`RuleHits::others`]).
+    pub opened: u64,
+    pub tables: u32,
+    pub others: u32,
     pub hits: Hits,
 }
 
@@ -282,6 +288,30 @@ impl Hits {
     fn new(count: u32, all: &[Hit; MAX_HITS]) -> Option<Self> {
         let count = count as usize;
         (count <= MAX_HITS).then_some(Self { count, all: *all })
+    }
+
+    /// Takes off what moved in `part`; `None` where that is more than moved here.
+    #[must_use]
+    pub fn without(&self, part: &Self) -> Option<Self> {
+        let mut rest = *self;
+        for taken in &**part {
+            let hit = rest.all[..rest.count].iter_mut().find(|hit| hit.rule == taken.rule)?;
+            hit.packets = hit.packets.checked_sub(taken.packets)?;
+        }
+        Some(rest.moved())
+    }
+
+    /// Without counters that did not move.
+    fn moved(mut self) -> Self {
+        let mut kept = 0;
+        for at in 0..self.count {
+            if self.all[at].packets != 0 {
+                self.all[kept] = self.all[at];
+                kept += 1;
+            }
+        }
+        self.count = kept;
+        self
     }
 }
 
@@ -310,7 +340,8 @@ impl Eq for Hits {}
 impl HitsEvent {
     pub(super) fn new(raw: &RuleHits) -> Result<Self, DecodeError> {
         let hits = Hits::new(raw.count, &raw.hits).ok_or(DecodeError::Value("count of rule hits"))?;
-        Ok(Self { journey: raw.head.journey, table: raw.table, flags: raw.flags, hits })
+        let RuleHits { head, flags, table, tables, opened, others, .. } = *raw;
+        Ok(Self { journey: head.journey, table, flags, cpu: head.cpu, opened, tables, others, hits })
     }
 }
 
