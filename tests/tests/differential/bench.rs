@@ -9,7 +9,7 @@ use tests::{
     pathtrace::Pathtrace,
     random::packets::Packet,
     topology::{Family, Lab, Topology},
-    traffic::{self, Server},
+    traffic::{self, Flood, Server},
     wait::PATIENCE,
 };
 use tracer::config::Command;
@@ -33,6 +33,8 @@ pub(crate) struct Bench {
     trace: Pathtrace,
     told: Told,
     _servers: Vec<Server>,
+    /// Other traffic while packets are sent.
+    floods: Vec<Flood>,
     loads: u32,
     /// Lines of pathtrace that were looked at.
     read: usize,
@@ -53,7 +55,18 @@ impl Bench {
             Case { kind, packets: Vec::new(), ..Case::random(kind, &mut tests::random::Dice::new(0), 0) };
         first.script("first").load(&host.door()?)?;
         let trace = Pathtrace::start(Some(host), filter)?;
-        Ok(Self { lab, kind, trace, told, _servers: servers, loads: 0, read: 0 })
+        Ok(Self { lab, kind, trace, told, _servers: servers, floods: Vec::new(), loads: 0, read: 0 })
+    }
+
+    /// From now on, packets of a round are sent amid other traffic. While rules are loaded there is none, or pathtrace would
+    /// have no time to learn them where there are few CPUs.
+    pub(crate) fn flood(&mut self, floods: Vec<Flood>) {
+        self.floods = floods;
+    }
+
+    /// Datagrams of other traffic.
+    pub(crate) fn flooded(&self) -> u64 {
+        self.floods.iter().map(Flood::sent).sum()
     }
 
     pub(crate) fn netns(&self, role: &str) -> Result<&Netns> {
@@ -81,7 +94,10 @@ impl Bench {
         let script = self.prepare(case);
         script.load(&self.lab.netns("host")?.door()?)?;
         let wrong = self.wait_until_current()?;
-        let mut round = self.send(&case.packets)?;
+        let floods = std::mem::take(&mut self.floods);
+        let round = traffic::amid(&floods, || self.send(&case.packets));
+        self.floods = floods;
+        let mut round = round?;
         round.wrong.extend(wrong);
         Ok(round)
     }
