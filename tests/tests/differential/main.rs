@@ -149,7 +149,7 @@ fn under_load(kind: Kind) -> Result<()> {
         Flood::new(bench.netns("host")?.door()?, ([127, 0, 0, 1], 9).into()),
     ]);
     for seed in seed()..seed() + rounds().div_ceil(4) {
-        let case = Case::random(kind, &mut Dice::new(seed), PACKETS);
+        let case = Case::random(kind, &mut Dice::new(seed), 2 * PACKETS);
         check(&mut bench, &case, &mut score).with_context(|| format!("{kind:?}, seed {seed}"))?;
     }
     score.print();

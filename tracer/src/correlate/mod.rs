@@ -257,7 +257,9 @@ impl Open {
 
     /// Takes note of a sight, wherever it was.
     fn see(&mut self, sight: &SightEvent, filter: &Filter) {
-        if sight.raw.flags & SIGHT_TENTATIVE == 0 || filter.matches(&sight.raw.tuple) {
+        // That it left is all that is said of a packet that did: neither flags nor addresses.
+        let says_all = !matches!(sight.kind, SightKind::Left);
+        if says_all && (sight.raw.flags & SIGHT_TENTATIVE == 0 || filter.matches(&sight.raw.tuple)) {
             self.matched = true;
         }
         if sight.raw.flags & SIGHT_GAP != 0 && !self.has_gap {
