@@ -64,6 +64,11 @@ impl Bench {
         self.floods = floods;
     }
 
+    /// From now on, rules are replaced while packets are under way.
+    pub(crate) fn expect_replacements(&mut self) {
+        self.told.stories.may_be_twice = true;
+    }
+
     /// Datagrams of other traffic.
     pub(crate) fn flooded(&self) -> u64 {
         self.floods.iter().map(Flood::sent).sum()

@@ -184,6 +184,7 @@ fn while_rules_are_replaced() -> Result<()> {
         let dice = &mut Dice::new(seed());
         let cases: Vec<Case> = (0..4).map(|_| Case::random(kind, dice, PACKETS)).collect();
         let scripts: Vec<_> = cases.iter().map(|case| bench.prepare(case)).collect();
+        bench.expect_replacements();
         let host = bench.netns("host")?.door()?;
         let stop = AtomicBool::new(false);
         let replaced = thread::scope(|scope| {
