@@ -1,6 +1,7 @@
 //! Real traffic: servers that answer until dropped, and clients that say what became of their attempt.
 
 mod crafted;
+mod flood;
 
 use std::{
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
@@ -15,8 +16,9 @@ use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
-pub use self::crafted::{
-    Kept, begin_connection, echo_request, flood, flood_from, lone_datagram, raw, segment, stray_ack,
+pub use self::{
+    crafted::{Kept, begin_connection, echo_request, lone_datagram, raw, segment, stray_ack},
+    flood::{Flood, amid},
 };
 use crate::{netns::Netns, wait};
 

@@ -194,8 +194,9 @@ pub const HITS_UNREADABLE: u32 = 16;
 pub const HITS_OVERWRITTEN: u32 = 32;
 /// [`RuleHits::flags`]: read when the packet died, not at the next probe.
 pub const HITS_AT_DROP: u32 = 64;
-/// [`RuleHits::flags`]: at OUTPUT or POSTROUTING, the task on this CPU was the same and never switched out between
-/// the readings (`nvcsw`, `nivcsw` of `struct task_struct`): whatever else passed here began and ended in between.
+/// [`RuleHits::flags`]: whatever else passed here began and ended between the readings. At OUTPUT and POSTROUTING, the
+/// task on this CPU was the same and never switched out (`nvcsw`, `nivcsw` of `struct task_struct`); at the other hooks
+/// bottom halves are off (`netif_receive_skb`).
 pub const HITS_UNSWITCHED: u32 = 128;
 
 /// One rule whose counter moved.
@@ -218,12 +219,20 @@ pub struct RuleHits {
     /// User space's number of the table reading ([`Table::id`]).
     pub table: u32,
     pub count: u32,
+    /// How many tables this reading is of: as many records have the same [`RuleHits::opened`].
+    pub tables: u32,
+    /// How many passes this CPU had counted, the packet's own included, when the first reading was taken. A packet that
+    /// passes after that has a higher number.
+    pub opened: u64,
+    /// How often other packets passed a probe meanwhile, those probes left out behind which there is no table. Where
+    /// each was of a followed packet, as many readings were sent before this one.
+    pub others: u32,
     pub reserved: u32,
     pub hits: [Hit; MAX_HITS],
 }
 
 /// Bytes of [`RuleHits`] before its hits.
-pub const RULE_HITS_HEAD: usize = 40;
+pub const RULE_HITS_HEAD: usize = 56;
 
 const _: () = assert!(core::mem::offset_of!(RuleHits, hits) == RULE_HITS_HEAD);
 const _: () = assert!(size_of::<RuleHits>() == RULE_HITS_HEAD + size_of::<Hit>() * MAX_HITS);

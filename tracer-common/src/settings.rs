@@ -112,7 +112,8 @@ pub struct Table {
 pub struct Gap {
     pub tables: [Table; MAX_TABLES],
     pub count: u32,
-    /// Changes whenever user space writes the gap anew: a reading that began before is worthless.
+    /// Changes whenever user space writes the gap anew: a reading that began before is worthless. Gaps with the same
+    /// number were written together, and all tables that are read in one of them are read in all that hold them.
     pub generation: u32,
 }
 

@@ -17,7 +17,10 @@ use tracer_common::{
 
 use crate::{
     emit::{self, head},
-    maps::{COUNTER_LIST, GAPS, HITS, PASSES, PER_CPU_OFFSET, READING, SETTINGS, SNAPSHOT, count},
+    maps::{
+        COUNTER_LIST, GAPS, HITS, PASSES, PER_CPU_OFFSET, Passes, READING, SETTINGS, SNAPSHOT, count,
+        count_pass,
+    },
     read::{Reader, offset},
 };
 
@@ -165,9 +168,28 @@ extern "C" fn second_reading(index: u32, run: *mut c_void) -> i64 {
     0
 }
 
+/// How often packets passed here: with which numbers a reading begins.
 #[inline(always)]
-fn passes() -> u64 {
-    PASSES.get(0).copied().unwrap_or(0)
+fn passes() -> Passes {
+    PASSES.get(0).copied().unwrap_or(Passes { all: 0, bare: 0, generation: 0 })
+}
+
+/// A followed packet enters a gap. A gap without tables needs no reading. One that was not written together with that of
+/// another packet under way may hold tables that the other's does not know: that counts as a pass that nobody read.
+#[inline(always)]
+fn enter(gap: &Gap) {
+    let Some(passes) = PASSES.get_ptr_mut(0) else { return };
+    let generation = gap.generation as u64;
+    // SAFETY: a valid per-CPU map value. Where an interrupt loses an addition to `bare`, one reading too many is missed.
+    unsafe {
+        if (*passes).generation != generation {
+            (*passes).generation = generation;
+            count_pass(passes);
+        }
+        if gap.count == 0 {
+            (*passes).bare += 1;
+        }
+    }
 }
 
 #[inline(always)]
@@ -219,6 +241,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     // SAFETY: valid map values.
     let (gap, reading) = unsafe { (&*gap, &mut *reading) };
     let Some(per_cpu) = per_cpu_offset() else { return 0 };
+    enter(gap);
     if gap.count == 0 || reading.busy != 0 {
         return 0;
     }
@@ -229,7 +252,8 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     reading.journey = journey;
     reading.gap = *key;
     reading.generation = gap.generation;
-    reading.passes = passes();
+    let Passes { all, bare, .. } = passes();
+    (reading.passes, reading.bare) = (all, bare);
     (reading.task, reading.switches) = if key.hook < LOCAL_OUT { (0, 0) } else { task() };
     let (mut position, mut unreadable) = (0, 0);
     for i in 0..MAX_TABLES {
@@ -247,6 +271,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     if unreadable != 0 {
         reading.journey = 0;
     }
+    reading.disturbed = passes().all.wrapping_sub(all);
     reading.busy = 0;
     0
 }
@@ -281,13 +306,18 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
     }
     // The packet itself passed the probe that closes the gap, unless it died.
     let own = if at_drop == 0 { 1 } else { 0 };
-    let mut flags = if passes() == reading.passes + own { 0 } else { HITS_INTERLEAVED };
+    let Passes { all, bare, .. } = passes();
+    let passed = all.wrapping_sub(reading.passes).wrapping_sub(own);
+    let mut flags = if passed == 0 { 0 } else { HITS_INTERLEAVED };
     if at_drop != 0 {
         flags |= HITS_AT_DROP;
     }
-    if reading.task != 0 && (reading.task, reading.switches) == task() {
+    let unswitched =
+        reading.gap.hook < LOCAL_OUT || reading.task != 0 && (reading.task, reading.switches) == task();
+    if unswitched && reading.disturbed == 0 {
         flags |= HITS_UNSWITCHED;
     }
+    let others = passed.wrapping_sub(bare.wrapping_sub(reading.bare)) as u32;
     reading.busy = 1;
     let mut position = 0;
     for i in 0..MAX_TABLES {
@@ -303,6 +333,9 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         hits.flags = flags;
         hits.table = table.id;
         hits.count = 0;
+        hits.tables = gap.count;
+        hits.opened = reading.passes;
+        hits.others = others;
         hits.reserved = 0;
         let mut run =
             Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
@@ -316,6 +349,10 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         }
         if !is_current(table) {
             hits.flags |= HITS_STALE;
+        }
+        // Another packet passed during this reading: it moved counters that were read already, and others.
+        if passes().all != all {
+            hits.flags = (hits.flags | HITS_INTERLEAVED) & !HITS_UNSWITCHED;
         }
         emit::hits(hits);
     }

@@ -1,5 +1,7 @@
 //! Every map and global of the kernel side.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
@@ -76,9 +78,9 @@ pub(crate) static JOURNEYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 
 #[map]
 pub(crate) static REFUSED_AT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// How often any packet passed any netfilter probe on this CPU.
+/// Packets that pass netfilter probes on this CPU.
 #[map]
-pub(crate) static PASSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static PASSES: PerCpuArray<Passes> = PerCpuArray::with_max_entries(1, 0);
 
 /// The tables between a netfilter probe and the next.
 #[map]
@@ -213,12 +215,37 @@ pub(crate) struct Reading {
     pub(crate) generation: u32,
     /// Not 0 while a program works on the buffers of this CPU.
     pub(crate) busy: u32,
-    /// [`PASSES`] at the first reading.
+    /// [`Passes::all`] and [`Passes::bare`] at the first reading.
     pub(crate) passes: u64,
+    pub(crate) bare: u64,
+    /// Not 0 when another packet passed during the first reading: it moved some counters before and some after.
+    pub(crate) disturbed: u64,
     /// The task at the first reading and how often it had been switched out; 0 where that is not known.
     pub(crate) task: u64,
     pub(crate) switches: u64,
 }
+
+/// How packets pass netfilter probes on a CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Passes {
+    /// How often any packet passed any probe.
+    pub(crate) all: u64,
+    /// How often a followed packet passed one behind which no table stands.
+    pub(crate) bare: u64,
+    /// [`Gap::generation`] of the gap that a followed packet entered last.
+    pub(crate) generation: u64,
+}
+
+/// Counts a pass. In one instruction of the machine: it may be interrupted by other packets that pass, and none of them
+/// may get lost. (core has no atomic addition for this target.)
+#[inline(always)]
+pub(crate) fn count_pass(passes: *mut Passes) {
+    // SAFETY: a valid per-CPU map value, of which `all` is the first field.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) passes, in(reg) 1u64) };
+}
+
+const _: () = assert!(core::mem::offset_of!(Passes, all) == 0);
 
 /// Adds 1 to a counter of this CPU, and says what it is by now.
 #[inline(always)]

@@ -3,15 +3,13 @@
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::netns::{Door, Netns};
+use crate::netns::Netns;
 
 /// One IP packet of any protocol with this payload; nothing is awaited.
 ///
@@ -26,9 +24,6 @@ pub fn raw(netns: &Netns, to: IpAddr, protocol: u8, payload: &[u8]) -> Result<()
     netns.run(send).with_context(|| format!("send a packet of protocol {protocol} to {to}"))
 }
 
-/// Datagrams of a flood between two pauses.
-const BURST: u32 = 32;
-const PAUSE: Duration = Duration::from_millis(1);
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const ICMP6: u8 = 58;
@@ -89,28 +84,6 @@ pub fn lone_datagram(netns: &Netns, to: SocketAddr) -> Result<Kept> {
         unless_rules_did(socket.send_to(b"x", to).map(drop))?;
         Ok(Kept(socket.into()))
     })
-}
-
-/// Tens of thousands of datagrams a second to `to`, until `stop` is set.
-pub fn flood(netns: &Netns, to: SocketAddr, stop: &AtomicBool) {
-    netns.run(|| flood_here(to, stop));
-}
-
-/// As [`flood`], from where the door leads.
-pub fn flood_from(door: &Door, to: SocketAddr, stop: &AtomicBool) {
-    door.run(|| flood_here(to, stop));
-}
-
-fn flood_here(to: SocketAddr, stop: &AtomicBool) {
-    let Ok(socket) = UdpSocket::bind(("0.0.0.0", 0)) else { return };
-    while !stop.load(Ordering::Relaxed) {
-        for _ in 0..BURST {
-            // Nobody listens, or rules drop it: that is what it is for.
-            drop(socket.send_to(b"load", to));
-        }
-        // Others want to work on this machine, too.
-        thread::sleep(PAUSE);
-    }
 }
 
 /// A TCP connection that begins; whether it is answered is not awaited.

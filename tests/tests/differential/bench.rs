@@ -9,7 +9,7 @@ use tests::{
     pathtrace::Pathtrace,
     random::packets::Packet,
     topology::{Family, Lab, Topology},
-    traffic::{self, Server},
+    traffic::{self, Flood, Server},
     wait::PATIENCE,
 };
 use tracer::config::Command;
@@ -33,6 +33,8 @@ pub(crate) struct Bench {
     trace: Pathtrace,
     told: Told,
     _servers: Vec<Server>,
+    /// Other traffic while packets are sent.
+    floods: Vec<Flood>,
     loads: u32,
     /// Lines of pathtrace that were looked at.
     read: usize,
@@ -53,7 +55,23 @@ impl Bench {
             Case { kind, packets: Vec::new(), ..Case::random(kind, &mut tests::random::Dice::new(0), 0) };
         first.script("first").load(&host.door()?)?;
         let trace = Pathtrace::start(Some(host), filter)?;
-        Ok(Self { lab, kind, trace, told, _servers: servers, loads: 0, read: 0 })
+        Ok(Self { lab, kind, trace, told, _servers: servers, floods: Vec::new(), loads: 0, read: 0 })
+    }
+
+    /// From now on, packets of a round are sent amid other traffic. While rules are loaded there is none, or pathtrace would
+    /// have no time to learn them where there are few CPUs.
+    pub(crate) fn flood(&mut self, floods: Vec<Flood>) {
+        self.floods = floods;
+    }
+
+    /// From now on, rules are replaced while packets are under way.
+    pub(crate) fn expect_replacements(&mut self) {
+        self.told.stories.may_be_twice = true;
+    }
+
+    /// Datagrams of other traffic.
+    pub(crate) fn flooded(&self) -> u64 {
+        self.floods.iter().map(Flood::sent).sum()
     }
 
     pub(crate) fn netns(&self, role: &str) -> Result<&Netns> {
@@ -80,12 +98,17 @@ impl Bench {
     pub(crate) fn round(&mut self, case: &Case) -> Result<Round> {
         let script = self.prepare(case);
         script.load(&self.lab.netns("host")?.door()?)?;
-        self.wait_until_current()?;
-        self.send(&case.packets)
+        let wrong = self.wait_until_current()?;
+        let floods = std::mem::take(&mut self.floods);
+        let round = traffic::amid(&floods, || self.send(&case.packets));
+        self.floods = floods;
+        let mut round = round?;
+        round.wrong.extend(wrong);
+        Ok(round)
     }
 
-    /// Until a packet is judged by rules that pathtrace has read.
-    fn wait_until_current(&mut self) -> Result<()> {
+    /// Until a packet is judged by rules that pathtrace has read. Gives what was wrong meanwhile.
+    fn wait_until_current(&mut self) -> Result<Vec<String>> {
         let target = (self.lab.address("server", Family::Ipv4)?, MARKER).into();
         let before = self.trace.lines().len();
         let deadline = Instant::now() + *PATIENCE;
@@ -107,8 +130,7 @@ impl Bench {
             std::thread::sleep(PAUSE);
         }
         // What was judged until here may rightly not be exact.
-        self.settle()?;
-        Ok(())
+        Ok(self.settle()?.wrong)
     }
 
     /// Waits until every packet under way has been told by both sides.
@@ -123,7 +145,7 @@ impl Bench {
                 self.compare(journey, &mut round);
             }
             self.read = lines.len();
-            if !self.told.stories.is_open() || Instant::now() > deadline {
+            if !self.told.is_open() || Instant::now() > deadline {
                 round.untold = self.told.stories.left();
                 round.untold_stories = self.told.stories.told();
                 self.told.stories.clear();

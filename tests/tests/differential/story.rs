@@ -1,6 +1,6 @@
 //! What both sides tell of one packet in one base chain, in the same terms.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A packet in a base chain. Packets that look alike share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,19 +36,32 @@ impl Story {
 
 /// What one side told and the other has not matched yet.
 #[derive(Debug, Default)]
-pub(crate) struct Stories(HashMap<Key, Vec<Story>>);
+pub(crate) struct Stories {
+    open: HashMap<Key, Vec<Story>>,
+    /// While a ruleset is replaced, the kernel has a new base chain judge before its rules are there, and the old one
+    /// when they have gone (`nf_tables_addchain` registers its hook before the transaction is committed): a packet is
+    /// judged twice, once by no rule at all. One of the two stories is shown.
+    pub(crate) may_be_twice: bool,
+    /// Packets that a chain without rules let pass.
+    by_no_rule: HashSet<Key>,
+    taken: HashSet<Key>,
+}
 
 impl Stories {
     pub(crate) fn add(&mut self, key: Key, story: Story) {
-        self.0.entry(key).or_default().push(story);
+        if story.steps.is_empty() {
+            self.by_no_rule.insert(key.clone());
+        }
+        self.open.entry(key).or_default().push(story);
     }
 
     /// Takes a story that is the same; false when there is none.
     pub(crate) fn take(&mut self, key: &Key, story: &Story) -> bool {
-        let Some(all) = self.0.get_mut(key) else { return false };
+        let Some(all) = self.open.get_mut(key) else { return false };
         let found = all.iter().position(|known| known.is(story));
         found.is_some_and(|at| {
             all.remove(at);
+            self.taken.insert(key.clone());
             true
         })
     }
@@ -58,12 +71,14 @@ impl Stories {
         if alike(key) {
             return None;
         }
-        let all = self.0.get_mut(key)?;
-        (!all.is_empty()).then(|| all.remove(0))
+        let all = self.open.get_mut(key)?;
+        let story = (!all.is_empty()).then(|| all.remove(0))?;
+        self.taken.insert(key.clone());
+        Some(story)
     }
 
     pub(crate) fn of(&self, key: &Key) -> &[Story] {
-        self.0.get(key).map_or(&[], Vec::as_slice)
+        self.open.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Whether something is left of a packet that is told from all others.
@@ -82,13 +97,20 @@ impl Stories {
 
     /// Without packets that all look alike, such as those of neighbour discovery.
     fn told_apart(&self) -> impl Iterator<Item = (&Key, &Vec<Story>)> {
-        self.0.iter().filter(move |(key, all)| !all.is_empty() && !alike(key))
+        self.open.iter().filter(|(key, all)| !all.is_empty() && !alike(key) && !self.is_second(key, all))
+    }
+
+    /// Whether what is left was told of a packet that was judged twice.
+    fn is_second(&self, key: &Key, left: &[Story]) -> bool {
+        self.may_be_twice && left.len() == 1 && self.by_no_rule.contains(key) && self.taken.contains(key)
     }
 
     /// Forgets what was not shown. Of packets that look alike, all is kept: their journeys are not waited for, and one
     /// that is shown late must not be compared with what was told of the next.
     pub(crate) fn clear(&mut self) {
-        self.0.retain(|key, _| alike(key));
+        self.open.retain(|key, _| alike(key));
+        self.by_no_rule.clear();
+        self.taken.clear();
     }
 }
 

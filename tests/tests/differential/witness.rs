@@ -55,6 +55,11 @@ impl Told {
         self.witness.table()
     }
 
+    /// Whether the kernel told of a packet that was not shown yet, or is still telling.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.legacy.is_empty() || self.stories.is_open()
+    }
+
     pub(crate) fn know(&mut self, family: &'static str, tables: &[Table], rename: impl Fn(&str) -> String) {
         for table in tables {
             for chain in &table.chains {

@@ -16,7 +16,7 @@ use crate::{
     emit::{Place, sight},
     follow,
     headers::{self, Headers, network_header},
-    maps::{JUDGE, PASSES},
+    maps::{JUDGE, PASSES, count_pass},
     read::{Reader, member, plain, trusted},
     wanted,
 };
@@ -49,8 +49,7 @@ macro_rules! patched {
 #[inline(always)]
 pub(super) fn pass() {
     if let Some(passes) = PASSES.get_ptr_mut(0) {
-        // SAFETY: a valid per-CPU map value.
-        unsafe { *passes += 1 };
+        count_pass(passes);
     }
 }
 

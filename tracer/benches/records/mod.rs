@@ -90,7 +90,19 @@ impl Writer {
         let mut hits = [Hit::default(); MAX_HITS];
         hits[0] = Hit { rule: 1, packets: 1 };
         let head = self.head(Kind::RuleHits);
-        self.records.push(bytes(&RuleHits { head, flags: 0, table, count: 1, reserved: 0, hits }));
+        let opened = self.records.len() as u64;
+        let (flags, count, tables, others, reserved) = (0, 1, 1, 0, 0);
+        self.records.push(bytes(&RuleHits {
+            head,
+            flags,
+            table,
+            count,
+            tables,
+            opened,
+            others,
+            reserved,
+            hits,
+        }));
     }
 }
 

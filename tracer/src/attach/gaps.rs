@@ -35,6 +35,8 @@ pub(super) fn by_address(tables: &[Arc<TableIndex>]) -> ByAddress {
 /// Writes what lies behind each probe of a hook, for the kernel side and for the view.
 pub(super) struct GapWriter<'a> {
     pub(super) netns: u32,
+    /// Number of all gaps of the namespace that are written together.
+    pub(super) generation: u32,
     pub(super) list: &'a HookList,
     pub(super) plan: &'a HookPlan,
     pub(super) by_address: &'a ByAddress,
@@ -50,7 +52,7 @@ impl GapWriter<'_> {
         known: &mut HashMap<u64, Table>,
     ) -> Result<()> {
         for (number, gap) in self.plan.gaps.iter().enumerate() {
-            let mut raw = RawGap { generation: readings.generation(), ..RawGap::default() };
+            let mut raw = RawGap { generation: self.generation, ..RawGap::default() };
             let mut judges = Vec::new();
             for function in gap.functions.iter().flat_map(judging) {
                 let table = self.table(function.chain);
@@ -61,7 +63,13 @@ impl GapWriter<'_> {
                         raw.count += 1;
                         Some(entry.id)
                     }
-                    _ => None,
+                    _ => {
+                        if function.chain.is_some() {
+                            // Holds a table that is read elsewhere, perhaps: what passes here passes unread.
+                            raw.generation = readings.generation();
+                        }
+                        None
+                    }
                 };
                 judges.push(Judge {
                     reading,

@@ -169,9 +169,10 @@ impl Namespace {
             let texts = Arc::new(LateTexts::default());
             let by_address = by_address(&tables);
             let mut tables_of: HashMap<u64, Table> = HashMap::new();
+            let generation = readings.generation();
             for (list, plan) in hooks.iter().zip(&plans) {
-                let mut writer =
-                    GapWriter { netns: self.inode, list, plan, by_address: &by_address, texts: &texts, view };
+                let (netns, by_address, texts) = (self.inode, &by_address, &texts);
+                let mut writer = GapWriter { netns, generation, list, plan, by_address, texts, view };
                 writer.write(readings, ebpf, &mut tables_of)?;
             }
             let placed = match probes {

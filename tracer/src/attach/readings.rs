@@ -21,7 +21,7 @@ impl Readings {
         Ok(Self { next: 0, last_id: 0, generation: 0 })
     }
 
-    /// A number for a gap that is written now.
+    /// A number for gaps that are written now.
     pub(super) fn generation(&mut self) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         self.generation

@@ -8,6 +8,7 @@ mod draft;
 mod flows;
 mod fragments;
 mod names;
+mod nested;
 mod netfilter;
 mod open;
 mod route;
@@ -26,6 +27,7 @@ use self::{
     copies::Copies,
     flows::Flows,
     fragments::Datagrams,
+    nested::Nested,
     open::{Open, Waiting},
 };
 use crate::{
@@ -63,6 +65,7 @@ pub struct Correlator {
     flows: Flows,
     datagrams: Datagrams,
     copies: Copies,
+    nested: Nested,
     /// When events were lost last: from, to.
     loss: Option<(u64, u64)>,
     /// The journey last seen on each CPU: what the kernel sends from there next may be its answer.
@@ -82,6 +85,7 @@ impl Correlator {
             flows: Flows::default(),
             datagrams: Datagrams::default(),
             copies: Copies::default(),
+            nested: Nested::default(),
             loss: None,
             last_on_cpu: HashMap::new(),
             errors_on_cpu: HashMap::new(),
@@ -100,7 +104,10 @@ impl Correlator {
                 open.matched |= matched;
                 open.connection(tuples);
             }
-            Event::Hits(hits) => self.with(journey, |open| open.hits.push(hits)),
+            Event::Hits(hits) => {
+                let hits = self.nested.settle(hits);
+                self.with(journey, |open| open.hits.push(hits));
+            }
             Event::Route(route) => self.with(journey, |open| open.routes.push(route)),
             Event::Answer(answer) => self.with(journey, |open| open.answered(answer.icmp)),
             Event::Socket(socket) => self.with(journey, |open| {
@@ -256,7 +263,9 @@ impl Open {
 
     /// Takes note of a sight, wherever it was.
     fn see(&mut self, sight: &SightEvent, filter: &Filter) {
-        if sight.raw.flags & SIGHT_TENTATIVE == 0 || filter.matches(&sight.raw.tuple) {
+        // That it left is all that is said of a packet that did: neither flags nor addresses.
+        let says_all = !matches!(sight.kind, SightKind::Left);
+        if says_all && (sight.raw.flags & SIGHT_TENTATIVE == 0 || filter.matches(&sight.raw.tuple)) {
             self.matched = true;
         }
         if sight.raw.flags & SIGHT_GAP != 0 && !self.has_gap {

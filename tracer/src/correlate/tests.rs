@@ -296,11 +296,15 @@ fn a_reused_buffer_is_another_journey() {
 fn a_tentative_journey_shows_only_when_it_matches() {
     let outside = tcp(CLIENT, PUBLISHED);
     let inside = tcp(CLIENT, INNER);
-    for (port, shown) in [(80, 1), (8_080, 1), (443, 0)] {
+    for (port, shown) in [(80, 2), (8_080, 2), (443, 0)] {
         let mut trace = Trace::of_port(port);
         trace.see(1, tentative(came_in(outside)));
         trace.see(1, tentative(before(Hook::Forward, -1, inside)));
         trace.see(1, tentative(dropped(NETFILTER_DROP, IN_NETFILTER, inside)));
+        // Another that leaves: of that, nothing but the fact is told.
+        trace.see(2, tentative(came_in(outside)));
+        trace.see(2, tentative(before(Hook::Forward, -1, inside)));
+        trace.see(2, seen(SightKind::Left, tcp(([0; 4], 0), ([0; 4], 0))));
         assert_eq!((trace.output.closed.len(), trace.correlator.pending()), (shown, 0), "port {port}");
     }
 }

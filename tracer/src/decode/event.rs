@@ -3,18 +3,16 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::Deref,
 };
 
 use tracer_common::{
     records::{
-        Answer, AnswerKind, CONNTRACK_NONE, ConntrackTuples, Hit, Kind, MAX_HITS, REASON_UNKNOWN, Route,
-        RuleHits, Sight, SocketEvent,
+        Answer, AnswerKind, CONNTRACK_NONE, ConntrackTuples, Kind, REASON_UNKNOWN, Route, Sight, SocketEvent,
     },
     tuple::{self as raw, IPV4, IPV6},
 };
 
-use super::DecodeError;
+use super::{DecodeError, HitsEvent};
 use crate::model::{Family, Hook, Protocol, Tuple};
 
 /// What the kernel side saw. Holds nothing on the heap: decoding allocates nothing.
@@ -259,61 +257,6 @@ impl TuplesEvent {
             original: raw.original,
             reply: raw.reply,
         }
-    }
-}
-
-/// The rule counters of one table that moved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HitsEvent {
-    pub journey: u64,
-    /// Number of the reading, as user space gave it.
-    pub table: u32,
-    /// `HITS_*`.
-    pub flags: u32,
-    pub hits: Hits,
-}
-
-/// Counters that moved, up to [`MAX_HITS`], in the order of their rules.
-#[derive(Clone, Copy)]
-pub struct Hits {
-    count: usize,
-    all: [Hit; MAX_HITS],
-}
-
-impl Hits {
-    /// `None` for a count that a record cannot hold.
-    fn new(count: u32, all: &[Hit; MAX_HITS]) -> Option<Self> {
-        let count = count as usize;
-        (count <= MAX_HITS).then_some(Self { count, all: *all })
-    }
-}
-
-impl Deref for Hits {
-    type Target = [Hit];
-
-    fn deref(&self) -> &[Hit] {
-        &self.all[..self.count]
-    }
-}
-
-impl fmt::Debug for Hits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-impl PartialEq for Hits {
-    fn eq(&self, other: &Self) -> bool {
-        **self == **other
-    }
-}
-
-impl Eq for Hits {}
-
-impl HitsEvent {
-    pub(super) fn new(raw: &RuleHits) -> Result<Self, DecodeError> {
-        let hits = Hits::new(raw.count, &raw.hits).ok_or(DecodeError::Value("count of rule hits"))?;
-        Ok(Self { journey: raw.head.journey, table: raw.table, flags: raw.flags, hits })
     }
 }
 

@@ -1,11 +1,13 @@
 //! Bytes from the ring buffer to events. Total: any bytes give an event or an error, never a panic.
 
 mod event;
+mod hits;
 
 pub use event::{
-    AnswerEvent, DeviceName, Event, Fragment, Hits, HitsEvent, RouteEvent, SightEvent, SightKind,
-    SocketTaken, TuplesEvent, tuple,
+    AnswerEvent, DeviceName, Event, Fragment, RouteEvent, SightEvent, SightKind, SocketTaken, TuplesEvent,
+    tuple,
 };
+pub use hits::{Hits, HitsEvent};
 
 use std::fmt;
 
@@ -64,7 +66,7 @@ fn record<T: Record>(kind: u32, bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 /// A record that ends behind its last hit.
-fn hits(kind: u32, bytes: &[u8]) -> Result<RuleHits, DecodeError> {
+fn hits_record(kind: u32, bytes: &[u8]) -> Result<RuleHits, DecodeError> {
     let mut whole = [0; size_of::<RuleHits>()];
     let there = whole.get_mut(..bytes.len()).ok_or(DecodeError::Length { kind, length: bytes.len() })?;
     there.copy_from_slice(bytes);
@@ -96,7 +98,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         | Kind::Consume
         | Kind::Left => SightEvent::new(kind, record(number, bytes)?).map(Event::Sight),
         Kind::Conntrack => Ok(Event::Tuples(TuplesEvent::new(&record(number, bytes)?))),
-        Kind::RuleHits => HitsEvent::new(&hits(number, bytes)?).map(Event::Hits),
+        Kind::RuleHits => HitsEvent::new(&hits_record(number, bytes)?).map(Event::Hits),
         Kind::Route => RouteEvent::new(&record(number, bytes)?).map(Event::Route),
         Kind::Answer => AnswerEvent::new(&record(number, bytes)?).map(Event::Answer),
         Kind::Socket => Ok(Event::Socket(SocketTaken::new(&record(number, bytes)?))),

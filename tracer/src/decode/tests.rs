@@ -4,8 +4,8 @@ use std::{mem::offset_of, slice};
 
 use tracer_common::{
     records::{
-        Answer, AnswerKind, ConntrackTuples, Head, Hit, Kind, MAX_HITS, REASON_UNKNOWN, Route, RuleHits,
-        Sight, SocketEvent,
+        Answer, AnswerKind, ConntrackTuples, Head, Hit, Kind, MAX_HITS, REASON_UNKNOWN, RULE_HITS_HEAD,
+        Route, RuleHits, Sight, SocketEvent,
     },
     tuple::{IPV4, IPV6, Tuple},
 };
@@ -181,18 +181,22 @@ fn rule_hits_come_through_up_to_their_count() {
         flags: 3,
         table: 4,
         count: 2,
+        tables: 1,
+        opened: 12,
+        others: 5,
         reserved: 0,
         hits: [Hit::default(); MAX_HITS],
     };
     record.hits[1] = Hit { rule: 8, packets: 1 };
     let Ok(Event::Hits(event)) = decoded(&record) else { panic!("hits") };
     assert_eq!((event.journey, event.flags, event.table), (77, 3, 4));
+    assert_eq!((event.opened, event.tables, event.others), (12, 1, 5));
     assert_eq!(*event.hits, [Hit::default(), Hit { rule: 8, packets: 1 }]);
 
     // The kernel side sends no more than it counted.
-    assert!(decode(&bytes(&record)[..40 + 2 * size_of::<Hit>()]).is_ok());
-    let short = &bytes(&record)[..40 + size_of::<Hit>()];
-    assert_eq!(decode(short), Err(DecodeError::Length { kind: Kind::RuleHits as u32, length: 48 }));
+    assert!(decode(&bytes(&record)[..RULE_HITS_HEAD + 2 * size_of::<Hit>()]).is_ok());
+    let short = &bytes(&record)[..RULE_HITS_HEAD + size_of::<Hit>()];
+    assert_eq!(decode(short), Err(DecodeError::Length { kind: Kind::RuleHits as u32, length: short.len() }));
 
     record.count = MAX_HITS as u32 + 1;
     assert_eq!(decoded(&record), Err(DecodeError::Value("count of rule hits")));
