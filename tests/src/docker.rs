@@ -18,14 +18,12 @@ use nix::{
 };
 
 use crate::{
+    machine,
     netns::{Netns, checked},
     ruleset::Backend,
     traffic::LONG,
     wait,
 };
-
-/// Set on a machine that may be changed at will.
-const DISPOSABLE: &str = "PATHTRACE_DISPOSABLE_MACHINE";
 
 /// State of the daemon; in memory on every machine with a /run.
 const ROOM: &str = "/run/pathtrace-docker";
@@ -53,7 +51,7 @@ impl DockerHost {
     /// When this machine is not to be changed, has no dockerd, or the daemon does not start.
     pub fn new(backend: Backend) -> Result<Self> {
         ensure!(
-            env::var_os(DISPOSABLE).is_some(),
+            machine::is_disposable(),
             "this test changes the machine's ruleset: run `cargo xtask vm-test --group docker`"
         );
         let client = Netns::new()?;

@@ -3,7 +3,7 @@
 //! * an object matches when each of its keys does; keys that it leaves out may hold anything;
 //! * a list matches item by item, and must be as long, except `stages`: its patterns must be met in their order,
 //!   with others in between, and `no_stages`: none of them may be met;
-//! * `findings` is the list of the codes, in any order;
+//! * `findings` is the list of all of them, in any order: their codes, or objects with more of a finding;
 //! * `"null"` stands for null, `"any"` for anything that is not null, `"~text"` for a string that has `text`
 //!   in it, `"!text"` for any other string than `text`; a string also matches a number that is written so.
 
@@ -101,13 +101,23 @@ fn none_of(patterns: &[Value], stages: &Value) -> Result<(), String> {
     met.map_or(Ok(()), |pattern| Err(format!("no_stages: a stage is there that must not: {pattern}")))
 }
 
-fn findings(codes: &[Value], actual: &Value) -> Result<(), String> {
-    let mut wanted: Vec<&str> = codes.iter().filter_map(Value::as_str).collect();
-    let mut found: Vec<&str> =
-        actual.as_array().into_iter().flatten().filter_map(|f| f["code"].as_str()).collect();
-    wanted.sort_unstable();
-    found.sort_unstable();
-    if wanted == found { Ok(()) } else { Err(format!("findings: expected {wanted:?}, found {found:?}")) }
+fn findings(wanted: &[Value], actual: &Value) -> Result<(), String> {
+    let found = actual.as_array().map(Vec::as_slice).unwrap_or_default();
+    let is = |pattern: &Value, finding: &Value| match pattern {
+        Value::String(_) => at("", pattern, &finding["code"]).is_ok(),
+        _ => at("", pattern, finding).is_ok(),
+    };
+    let all_there = wanted.iter().all(|pattern| found.iter().any(|finding| is(pattern, finding)));
+    let none_more = found.iter().all(|finding| wanted.iter().any(|pattern| is(pattern, finding)));
+    if all_there && none_more && wanted.len() == found.len() {
+        return Ok(());
+    }
+    let shown = if wanted.iter().all(Value::is_string) {
+        found.iter().map(|finding| finding["code"].clone()).collect()
+    } else {
+        actual.clone()
+    };
+    Err(format!("findings: expected {}, found {shown}", Value::from(wanted)))
 }
 
 /// The journeys among `lines`.
@@ -215,5 +225,16 @@ mod tests {
         let journey = json!({"findings": [{"code": "a"}, {"code": "b"}]});
         assert!(matches(&json!({"findings": ["b", "a"]}), &journey).is_ok());
         assert!(matches(&json!({"findings": []}), &journey).is_err());
+        assert!(matches(&json!({"findings": ["a", "c"]}), &journey).is_err());
+    }
+
+    #[test]
+    fn a_finding_may_be_told_by_more_than_its_code() {
+        let journey =
+            json!({"findings": [{"code": "a", "evidence": ["count = 2", "seen"], "fix": "raise it"}]});
+        let finding = |evidence: &str| json!({"findings": [{"code": "a", "evidence": [evidence, "seen"]}]});
+        assert!(matches(&finding("~= 2"), &journey).is_ok());
+        let wrong = matches(&finding("~= 3"), &journey).unwrap_err();
+        assert!(wrong.contains("= 3") && wrong.contains("count = 2"), "{wrong}");
     }
 }

@@ -1,8 +1,8 @@
-//! Proof that nothing was changed and nothing left behind.
+//! The machine that tests run on: what it is, and proof that nothing was changed on it and nothing left behind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     path::Path,
     process::Command,
     sync::LazyLock,
@@ -11,6 +11,12 @@ use std::{
 use anyhow::Result;
 
 use crate::netns::{Netns, checked};
+
+/// Whether this machine may be changed at will; only test machines say so (`cargo xtask vm-test`).
+#[must_use]
+pub fn is_disposable() -> bool {
+    env::var_os("PATHTRACE_DISPOSABLE_MACHINE").is_some()
+}
 
 /// What pathtrace must not change in a namespace, by name of the aspect. Counters and times are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 mod case;
 mod file;
 mod run;
+mod whole_machine;
 
 pub use case::{Case, all, named};
 pub use file::{Action, Expected, Scenario, Send, Step};

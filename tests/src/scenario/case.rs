@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use toml::Value;
 
-use super::file::Scenario;
+use super::{file::Scenario, whole_machine};
 use crate::{
     machine,
     ruleset::Backend,
@@ -29,6 +29,20 @@ pub struct Case {
     pub family: Family,
     /// Whether no other variant of the scenario comes before it.
     pub first_variant: bool,
+}
+
+impl Case {
+    /// Why it cannot run on this machine.
+    #[must_use]
+    pub fn impossible_here(&self) -> Option<&'static str> {
+        whole_machine::impossible_here(&self.scenario)
+    }
+
+    /// Whether it changes settings of the whole machine.
+    #[must_use]
+    pub fn needs_the_machine(&self) -> bool {
+        !self.scenario.machine.is_empty()
+    }
 }
 
 /// What says which cases a file makes.

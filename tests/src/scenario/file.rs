@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{ruleset::DockerLayout, topology::Topology};
 
@@ -14,6 +15,10 @@ pub struct Scenario {
     /// What is set up and what becomes of it, in one line.
     pub title: String,
     pub topology: Topology,
+    /// Settings of the whole machine by their dotted names, set while the scenario runs: it needs a machine that may
+    /// be changed at will, and has it alone.
+    #[serde(default)]
+    pub machine: BTreeMap<String, String>,
     #[serde(default)]
     pub prepare: Vec<Step>,
     #[serde(default)]
@@ -25,6 +30,9 @@ pub struct Scenario {
     /// Every journey ends well and none has a finding.
     #[serde(default)]
     pub healthy: bool,
+    /// Items of `pathtrace doctor`, while the held connections are open; patterns of [`crate::expect`].
+    #[serde(default)]
+    pub doctor: Vec<Value>,
 }
 
 /// One step of the setting up.
@@ -186,5 +194,5 @@ pub enum Becomes {
 pub struct Expected {
     pub about: String,
     #[serde(flatten)]
-    pub pattern: serde_json::Map<String, serde_json::Value>,
+    pub pattern: serde_json::Map<String, Value>,
 }

@@ -8,10 +8,12 @@ use serde_json::Value;
 use super::{
     Case,
     file::{Action, Attempt, Becomes, Docker, Listen, Send, ServerKind, Step},
+    whole_machine::WholeMachine,
 };
 use crate::{
     expect,
-    pathtrace::Pathtrace,
+    netns::checked,
+    pathtrace::{self, Pathtrace},
     ruleset::{self, DockerNetwork, Published},
     topology::Lab,
     traffic::{self, Answer, LONG, SHORT, Server},
@@ -23,20 +25,23 @@ pub struct Stage<'a> {
     case: &'a Case,
     lab: Lab,
     _servers: Vec<Server>,
+    _machine: WholeMachine,
 }
 
 impl Case {
     /// Builds the lab, loads the rules, starts the servers.
     ///
     /// # Errors
-    /// When this process is not root, or a tool refuses.
+    /// When this process is not root, a tool refuses, or the machine is not to be changed as the case wants.
     pub fn build(&self) -> Result<Stage<'_>> {
+        let mut machine = WholeMachine::wait_for(&self.scenario.machine)?;
         let lab = Lab::new(self.scenario.topology)?;
         for step in &self.scenario.prepare {
             self.take(&lab, step).with_context(|| format!("{}: prepare {}", self.name, step.space))?;
         }
         let servers = self.scenario.server.iter().map(|listen| start(&lab, listen)).collect::<Result<_>>()?;
-        Ok(Stage { case: self, lab, _servers: servers })
+        machine.set(&self.scenario.machine)?;
+        Ok(Stage { case: self, lab, _servers: servers, _machine: machine })
     }
 
     fn take(&self, lab: &Lab, step: &Step) -> Result<()> {
@@ -189,6 +194,7 @@ impl Stage<'_> {
                 );
             }
         }
+        self.check_doctor()?;
         held.into_iter().try_for_each(Held::finish)?;
         let report = trace.stop()?;
         ensure!(report.status.success(), "pathtrace ended with {}: {}", report.status, report.stderr);
@@ -203,6 +209,22 @@ impl Stage<'_> {
                 "a healthy scenario has:\n{}",
                 expect::pretty(sick.unwrap_or(&Value::Null))
             );
+        }
+        Ok(())
+    }
+
+    /// Compares every expected item of `pathtrace doctor` in the traced namespace.
+    fn check_doctor(&self) -> Result<()> {
+        let scenario = &self.case.scenario;
+        if scenario.doctor.is_empty() {
+            return Ok(());
+        }
+        let mut doctor = pathtrace::command(Some(self.lab.netns(&scenario.trace.space)?))?;
+        let said: Value = serde_json::from_str(&checked(doctor.args(["doctor", "--json"]))?)?;
+        let items = said["items"].as_array().context("doctor has no items")?;
+        for pattern in &scenario.doctor {
+            let met = items.iter().any(|item| expect::matches(pattern, item).is_ok());
+            ensure!(met, "{}: doctor does not say {pattern}, but {}", self.case.name, said["items"]);
         }
         Ok(())
     }

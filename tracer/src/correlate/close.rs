@@ -24,8 +24,10 @@ const ENDS_OF_ICMP: [&str; 3] = ["ping_rcv", "icmp_rcv", "icmpv6_rcv"];
 const NO_REASON: &str = "NOT_SPECIFIED";
 /// TCP FIN flag.
 const FIN: u8 = 0x01;
-/// What is left in a socket's queue when it is closed (`skb_queue_purge_reason`): received, never read.
+/// What is left in a socket's queue when it is closed (`skb_queue_purge_reason`, from 6.6): received, never read.
 const LEFT_UNREAD: &str = "QUEUE_PURGE";
+/// Where such a queue is emptied, for kernels that give no reason there (net/core/stream.c, net/ipv4/af_inet.c).
+const EMPTIES_QUEUES: [&str; 2] = ["sk_stream_kill_queues", "inet_sock_destruct"];
 
 impl Open {
     pub(super) fn dropped(&mut self, sight: &SightEvent, reason: Option<u32>, location: u64, names: &Names) {
@@ -36,7 +38,7 @@ impl Open {
         let location = names.function(location);
         let reached_socket =
             self.last_hook() == Some(Hook::Input) && (self.gap.is_none() || self.socket.is_some());
-        if reached_socket && reason.as_deref() == Some(LEFT_UNREAD) {
+        if reached_socket && is_left_unread(reason.as_deref(), location.as_deref()) {
             // A FIN has nothing to read in it.
             if sight.raw.tcp_flags & FIN == 0 {
                 self.notes.push("the socket was closed before it was read".to_owned());
@@ -155,6 +157,15 @@ impl Open {
             }
             _ => None,
         }
+    }
+}
+
+/// Whether it was freed together with the queue of a socket.
+fn is_left_unread(reason: Option<&str>, location: Option<&str>) -> bool {
+    match reason {
+        Some(LEFT_UNREAD) => true,
+        Some(NO_REASON) | None => location.is_some_and(|function| EMPTIES_QUEUES.contains(&function)),
+        Some(_) => false,
     }
 }
 

@@ -185,6 +185,22 @@ fn tcp_frees_a_segment_that_did_its_work_as_a_drop() {
 }
 
 #[test]
+fn what_a_closed_socket_has_not_read_was_delivered() {
+    let cases = [
+        (QUEUE_PURGE, IN_TCP, OutcomeKind::Delivered),
+        (NOT_SPECIFIED, IN_SOCKETS_END, OutcomeKind::Delivered),
+        (NO_SOCKET, IN_SOCKETS_END, OutcomeKind::Dropped),
+        (NOT_SPECIFIED, IN_NETFILTER, OutcomeKind::Dropped),
+    ];
+    for (reason, location, result) in cases {
+        let mut trace = Trace::new();
+        trace.reach_input_end(1);
+        trace.see(1, dropped(reason, location, tcp(CLIENT, PUBLISHED)));
+        assert_eq!(trace.only().outcome.result, result);
+    }
+}
+
+#[test]
 fn an_echo_reply_that_only_raw_sockets_want_arrives() {
     let mut trace = Trace::new();
     trace.reach_input_end(1);

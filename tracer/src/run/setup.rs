@@ -41,7 +41,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     if !Path::new(BTF_DIRECTORY).join("vmlinux").exists() {
         return Err(Failure::NoBtf);
     }
-    let mechanism = mechanism(config.probes);
+    let mechanism = mechanism(config.probes)?;
     let symbols = thread::spawn(|| Symbols::read(Path::new(KALLSYMS)));
     let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).map_err(anyhow::Error::from)?;
     let layout = KernelLayout::resolve(|structure, path| types.offset_of(structure, path));
@@ -88,24 +88,25 @@ fn is_inside_user_namespace() -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !map.split_whitespace().eq(all))
 }
 
+/// What a kernel without netfilter programs lacks.
+const NO_LINKS: &str = "no netfilter BPF links (they need Linux 6.4 and CONFIG_NETFILTER_BPF_LINK=y)";
+
 /// The mechanism that was asked for, or the best that this kernel knows.
-fn mechanism(asked: ProbeMode) -> Mechanism {
+fn mechanism(asked: ProbeMode) -> Result<Mechanism, Failure> {
     match asked {
-        ProbeMode::Netfilter => Mechanism::Links,
-        ProbeMode::Kprobe => Mechanism::Kprobes,
-        ProbeMode::Auto if netfilter::is_known() => Mechanism::Links,
-        ProbeMode::Auto => Mechanism::Kprobes,
+        ProbeMode::Kprobe => Ok(Mechanism::Kprobes),
+        ProbeMode::Netfilter | ProbeMode::Auto if netfilter::is_known() => Ok(Mechanism::Links),
+        ProbeMode::Netfilter => Err(Failure::NoProbe { tried: NO_LINKS.to_owned() }),
+        ProbeMode::Auto => Ok(Mechanism::Kprobes),
     }
 }
 
 /// Says which mechanisms were tried where none is left.
 fn no_probe(asked: ProbeMode, error: anyhow::Error) -> Failure {
     match error.downcast_ref::<kprobe::Refused>() {
-        Some(refused) if asked == ProbeMode::Auto => Failure::NoProbe {
-            tried: format!(
-                "no netfilter BPF links (they need Linux 6.4 and CONFIG_NETFILTER_BPF_LINK=y), and {refused}"
-            ),
-        },
+        Some(refused) if asked == ProbeMode::Auto => {
+            Failure::NoProbe { tried: format!("{NO_LINKS}, and {refused}") }
+        }
         Some(refused) => Failure::NoProbe { tried: refused.to_string() },
         None => Failure::Other(error),
     }

@@ -158,14 +158,20 @@ impl Binaries {
         if group == Group::Scenarios && !choice.all_scenarios {
             script += "export PATHTRACE_SCENARIOS=sample\n";
         }
+        script += "export PATHTRACE_DISPOSABLE_MACHINE=1\n";
         let mut arguments = String::new();
         if group == Group::Docker {
             let folders = docker::fetch()?.map(path).join(":");
-            script += &format!("export PATHTRACE_DISPOSABLE_MACHINE=1 PATH={folders}:$PATH\n");
+            script += &format!("export PATH={folders}:$PATH\n");
             arguments += " --ignored --test-threads 2";
         }
-        for word in &choice.only {
-            arguments += &format!(" {}", quoted(word));
+        let mut selections: Vec<String> =
+            choice.only.iter().map(|text| format!(" {}", quoted(text))).collect();
+        if group != Group::Scenarios {
+            // The scenarios' runner takes one text at a time, the others any number, none for all.
+            selections = vec![selections.concat()];
+        } else if selections.is_empty() {
+            selections.push(String::new());
         }
         for (name, _) in group.impossible(release) {
             arguments += &format!(" --skip {}", quoted(name));
@@ -174,7 +180,9 @@ impl Binaries {
             let binary = self.0.get(&((*package).to_owned(), (*target).to_owned()));
             let binary = binary.with_context(|| format!("cargo built no test {target} of {package}"))?;
             script += &format!("cd {}\n", path(root().join(package)));
-            script += &format!("{}{arguments} || failed=1\n", path(binary.clone()));
+            for selection in &selections {
+                script += &format!("{}{arguments}{selection} || failed=1\n", path(binary.clone()));
+            }
         }
         if group == Group::Doctor {
             script += DOCTOR;

@@ -29,15 +29,20 @@ pub(super) const NETFILTER_DROP: u32 = 7;
 pub(super) const NO_ROUTE: u32 = 8;
 pub(super) const NO_SOCKET: u32 = 9;
 pub(super) const TCP_RESET: u32 = 10;
-pub(super) const REASONS: [(u32, &str); 4] = [
+pub(super) const NOT_SPECIFIED: u32 = 11;
+pub(super) const QUEUE_PURGE: u32 = 12;
+pub(super) const REASONS: [(u32, &str); 6] = [
     (NETFILTER_DROP, "SKB_DROP_REASON_NETFILTER_DROP"),
     (NO_ROUTE, "SKB_DROP_REASON_IP_INNOROUTES"),
     (NO_SOCKET, "SKB_DROP_REASON_NO_SOCKET"),
     (TCP_RESET, "SKB_DROP_REASON_TCP_RESET"),
+    (NOT_SPECIFIED, "SKB_DROP_REASON_NOT_SPECIFIED"),
+    (QUEUE_PURGE, "SKB_DROP_REASON_QUEUE_PURGE"),
 ];
 pub(super) const IN_NETFILTER: u64 = 0x1000;
 pub(super) const IN_TCP: u64 = 0x2000;
 pub(super) const IN_PING: u64 = 0x2800;
+pub(super) const IN_SOCKETS_END: u64 = 0x3000;
 pub(super) const NEW: u8 = 2;
 pub(super) const ESTABLISHED_REPLY: u8 = 3;
 pub(super) const RESET: u8 = 0x04;
@@ -162,6 +167,7 @@ impl Trace {
             IN_NETFILTER => Some("nf_hook_slow".to_owned()),
             IN_TCP => Some("tcp_v4_rcv".to_owned()),
             IN_PING => Some("ping_rcv".to_owned()),
+            IN_SOCKETS_END => Some("sk_stream_kill_queues".to_owned()),
             _ => None,
         };
         let names = Names::new(REASONS.map(|(number, name)| (number, name.to_owned())), function);
