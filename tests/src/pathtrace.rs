@@ -176,6 +176,20 @@ impl Pathtrace {
         self.wait_for_some(what, *PATIENCE, |lines| predicate(lines).then_some(()))
     }
 
+    /// Waits until the programs that are to watch devices in the long run do so. The trace must have been started with `-v`,
+    /// which lets it say so.
+    ///
+    /// # Errors
+    /// As [`Pathtrace::wait_for`]; on a kernel without such programs (tcx: 6.6) the time is over.
+    pub fn wait_for_devices(&self) -> Result<()> {
+        self.wait_for("programs on devices", |lines| {
+            let said = |line: &Value| {
+                line["message"].as_str().is_some_and(|said| said.contains(" watch devices from"))
+            };
+            lines.iter().any(|line| line["type"] == "notice" && said(line))
+        })
+    }
+
     /// Waits until the lines so far yield an answer.
     ///
     /// # Errors

@@ -19,13 +19,8 @@ fn assert_sees(trace: &Pathtrace, pattern: &Value) -> Result<()> {
 
 /// Starts a trace of pings, and waits until tcx programs watch the devices.
 fn trace_by_tcx(host: &Netns) -> Result<Pathtrace> {
-    let trace = Pathtrace::start(Some(host), &["--proto", "icmp", "-vv"])?;
-    trace.wait_for("tcx", |lines| {
-        lines.iter().any(|line| {
-            line["type"] == "notice"
-                && line["message"].as_str().is_some_and(|said| said.starts_with("tcx programs"))
-        })
-    })?;
+    let trace = Pathtrace::start(Some(host), &["--proto", "icmp", "-v"])?;
+    trace.wait_for_devices()?;
     Ok(trace)
 }
 

@@ -123,3 +123,9 @@ const _: () = assert!(size_of::<Gap>() == 32 * MAX_TABLES + 8);
 pub const MAX_COUNTERS: u32 = 131_072;
 /// Rules read in one gap.
 pub const MAX_SNAPSHOT: u32 = 16_384;
+/// Each CPU has three readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
+/// TEE sends another one through OUTPUT and POSTROUTING; so does that of a packet that is itself at OUTPUT; and
+/// packets on their way out can be interrupted by packets that come in.
+pub const READING_SLOTS: u32 = 3;
+/// Values of first readings that each CPU has room for.
+pub const SNAPSHOT_PER_CPU: u32 = MAX_SNAPSHOT * READING_SLOTS;

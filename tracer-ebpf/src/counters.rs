@@ -5,14 +5,14 @@ use core::ffi::c_void;
 
 #[cfg(not(feature = "older"))]
 use aya_ebpf::helpers::bpf_loop;
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_probe_read_kernel};
 use tracer_common::{
     counters::Counter,
     records::{
         HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, HITS_UNSWITCHED, Hit,
         Kind, MAX_HITS,
     },
-    settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, Table},
+    settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, READING_SLOTS, Table},
 };
 
 use crate::{
@@ -24,11 +24,6 @@ use crate::{
     read::{Reader, offset},
 };
 
-/// Each CPU has three readings: while a packet is between two probes of PREROUTING, INPUT or FORWARD, its REJECT or
-/// TEE sends another one through OUTPUT and POSTROUTING; so does that of a packet that is itself at OUTPUT; and
-/// packets on their way out can be interrupted by packets that come in.
-const SLOTS: u32 = 3;
-const _: () = assert!(SLOTS == crate::maps::READING_SLOTS);
 /// `NF_INET_LOCAL_OUT`, from where on hooks are those of packets on their way out.
 const LOCAL_OUT: u32 = 3;
 
@@ -57,6 +52,13 @@ fn task() -> (u64, u64) {
     let mut reader = Reader::new();
     let switches: u64 = reader.read::<u64>(task + voluntary) + reader.read::<u64>(task + forced);
     if reader.failed() { (0, 0) } else { (task, switches) }
+}
+
+/// Where this CPU's readings of a slot begin in [`SNAPSHOT`].
+#[inline(always)]
+fn snapshot(slot: u32) -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { bpf_get_smp_processor_id() } * READING_SLOTS + slot) * MAX_SNAPSHOT
 }
 
 /// State of a run over a table's counters.
@@ -139,9 +141,10 @@ extern "C" fn first_reading(index: u32, run: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands back the pointer given to it.
     let run = unsafe { &mut *run.cast::<Run>() };
     let value = counter(run, index);
-    if let Some(slot) = SNAPSHOT.get_ptr_mut(run.snapshot + index) {
-        // SAFETY: a valid per-CPU map value.
-        unsafe { *slot = value };
+    match SNAPSHOT.get_ptr_mut(run.snapshot + index) {
+        // SAFETY: a valid map value, of this CPU.
+        Some(slot) => unsafe { *slot = value },
+        None => run.unreadable = 1,
     }
     0
 }
@@ -263,7 +266,7 @@ extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
         let table = &gap.tables[i];
         let room = table.count.min(MAX_SNAPSHOT - position);
         let mut run =
-            Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
+            Run { slot, list: table.first, snapshot: snapshot(slot) + position, per_cpu, unreadable: 0 };
         position += each!(room, first_reading, run);
         unreadable |= run.unreadable;
     }
@@ -288,7 +291,7 @@ pub(crate) fn close(journey: u64, at_drop: u32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
-    if slot >= SLOTS {
+    if slot >= READING_SLOTS {
         return 0;
     }
     let Some(reading) = READING.get_ptr_mut(slot) else { return 0 };
@@ -338,7 +341,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         hits.others = others;
         hits.reserved = 0;
         let mut run =
-            Run { slot, list: table.first, snapshot: slot * MAX_SNAPSHOT + position, per_cpu, unreadable: 0 };
+            Run { slot, list: table.first, snapshot: snapshot(slot) + position, per_cpu, unreadable: 0 };
         let room = each!(room, second_reading, run);
         position += room;
         if room < table.count {

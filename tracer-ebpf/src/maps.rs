@@ -10,7 +10,7 @@ use tracer_common::{
     counters::{COUNTERS as COUNTER_COUNT, Counter},
     kprobe::{MAX_PLACES, Place, PlaceKey},
     records::RuleHits,
-    settings::{Gap, GapKey, MAX_COUNTERS, MAX_SNAPSHOT, Settings},
+    settings::{Gap, GapKey, MAX_COUNTERS, READING_SLOTS, SNAPSHOT_PER_CPU, Settings},
     tuple::Tuple,
 };
 
@@ -94,15 +94,14 @@ pub(crate) static COUNTER_LIST: Array<u64> = Array::with_max_entries(MAX_COUNTER
 #[map]
 pub(crate) static PER_CPU_OFFSET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// First readings of rule counters.
+/// First readings of rule counters, CPU after CPU: an array of each CPU's own would cost the kernel an allocation for each of
+/// its entries, and a trace a good part of the time until it is ready. User space gives it as many entries as there are CPUs.
 #[map]
-pub(crate) static SNAPSHOT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SNAPSHOT * READING_SLOTS, 0);
+pub(crate) static SNAPSHOT: Array<u64> = Array::with_max_entries(SNAPSHOT_PER_CPU, 0);
 
 /// What [`SNAPSHOT`] holds.
 #[map]
 pub(crate) static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
-/// See `counters`.
-pub(crate) const READING_SLOTS: u32 = 3;
 
 /// What the kprobe programs do at which function.
 #[map]

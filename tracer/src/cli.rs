@@ -129,7 +129,8 @@ pub struct OutputArgs {
     /// Every packet in full; otherwise packets of a connection that went the same way are counted
     #[arg(long)]
     pub every: bool,
-    /// Every rule that matched, backends, priorities and times; twice: also the kernel side's own diagnostics
+    /// Every rule that matched, backends, priorities and times, and which probes watch devices; twice: also the kernel
+    /// side's own diagnostics
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
     /// When to use colour; `auto` means on a terminal, unless NO_COLOR is set

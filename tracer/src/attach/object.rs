@@ -1,8 +1,8 @@
 //! The kernel object: its settings, its maps, and the tracepoint programs that aya loads.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::RawTracePoint};
-use tracer_common::settings::{Settings, patch};
+use tracer_common::settings::{SNAPSHOT_PER_CPU, Settings, patch};
 
 use crate::kernel::KernelTypes;
 
@@ -72,7 +72,10 @@ pub fn for_kernel(edition: Edition, cast: Option<Cast>) -> Vec<u8> {
 
 /// Creates the maps and parses the programs; loads none yet.
 pub fn create(object: &[u8], settings: &Settings) -> Result<Ebpf> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
+    let cpus = u32::try_from(cpus).context("more CPUs than fit into 32 bits")?;
     EbpfLoader::new()
+        .map_max_entries("SNAPSHOT", cpus.saturating_mul(SNAPSHOT_PER_CPU))
         // aya parses all of the kernel's BTF otherwise, for relocations that rustc does not write.
         .btf(None)
         // Used only when a load fails and is tried again for its log.

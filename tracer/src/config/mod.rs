@@ -70,6 +70,8 @@ pub struct Config {
     pub clsact: bool,
     /// Kernel features to do without.
     pub without: Vec<KernelFeature>,
+    /// Notices say which probes watch devices.
+    pub says_probes: bool,
     /// Show the kernel side's own diagnostics.
     pub kernel_log: bool,
     pub output: Output,
@@ -127,6 +129,7 @@ impl Config {
             xdp: probes.xdp,
             clsact: probes.clsact,
             without: probes.without,
+            says_probes: output.verbose > 0,
             kernel_log: output.verbose > 1,
             output: Output::new(&output),
             stop: Stop { count: stop.count, duration },

@@ -124,6 +124,7 @@ pub(super) fn doctor_config() -> Config {
         xdp: false,
         clsact: false,
         without: Vec::new(),
+        says_probes: false,
         kernel_log: false,
         output: Output { format: Format::Json, drops_only: false, color: ColorChoice::Never },
         stop: Stop::default(),

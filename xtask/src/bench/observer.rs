@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use tests::{netns::Netns, pathtrace::Pathtrace, ruleset, wait};
 
 use super::{PORT, UNUSED_PORT};
-use crate::shell::find_program;
+use crate::shell::{find_program, say};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Observer {
@@ -83,7 +83,11 @@ impl Observer {
             Self::Nobody => {}
             Self::Pathtrace { matches } => {
                 let port = port(matches).to_string();
-                running.trace = Some(Pathtrace::start(Some(host), &["--port", &port])?);
+                let trace = Pathtrace::start(Some(host), &["--port", &port, "-v"])?;
+                if let Err(error) = trace.wait_for_devices() {
+                    say(&format!("measured with tracepoints on devices: {error:#}"));
+                }
+                running.trace = Some(trace);
             }
             Self::Nftrace { matches } => nftrace(&mut running, host, port(matches), matches)?,
             Self::Tcpdump { matches } => running.children.push(tcpdump(host, port(matches))?),

@@ -94,6 +94,6 @@ impl Trace<'_> {
 
     /// Of interest to nobody but who looks into the trace itself.
     fn devices_say(&mut self, message: &str) -> Result<(), Failure> {
-        if self.config.kernel_log { self.notice(NoticeLevel::Info, message.to_owned()) } else { Ok(()) }
+        if self.config.says_probes { self.notice(NoticeLevel::Info, message.to_owned()) } else { Ok(()) }
     }
 }
