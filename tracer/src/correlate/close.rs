@@ -1,5 +1,7 @@
 //! Ends: what the last event of a packet means.
 
+use std::ops::RangeInclusive;
+
 use super::{
     Names,
     open::{Open, Waiting},
@@ -20,6 +22,11 @@ const NOT_DROPPED: [&str; 2] = ["SKB_CONSUMED", "SKB_NOT_DROPPED_YET"];
 /// Where an echo reply ends that no ping socket waits for (net/ipv4/icmp.c, ping.c, net/ipv6/icmp.c). Raw sockets, such
 /// as root's ping has, were given copies before.
 const ENDS_OF_ICMP: [&str; 3] = ["ping_rcv", "icmp_rcv", "icmpv6_rcv"];
+/// Where the kernel handles messages of ICMPv6; before 6.2 it frees them there as if all had failed ("assume failure and
+/// preserve the status quo", net/ipv6/icmp.c). Errors about the message itself have reasons of their own.
+const ICMPV6: &str = "icmpv6_rcv";
+/// The types of messages that are handled there: errors, echo, multicast listeners, neighbours.
+const ICMPV6_HANDLED: [RangeInclusive<u8>; 2] = [1..=4, 128..=137];
 /// What the kernel says where it has not been taught a reason.
 const NO_REASON: &str = "NOT_SPECIFIED";
 /// TCP FIN flag.
@@ -49,6 +56,10 @@ impl Open {
         if reached_socket && self.answer.is_none() && is_taken(reason.as_deref(), location.as_deref()) {
             let outcome = self.end(OutcomeKind::Delivered, None);
             outcome.reason = reason;
+            return;
+        }
+        if reached_socket && is_icmpv6_done(sight, reason.as_deref(), location.as_deref()) {
+            self.end(OutcomeKind::Delivered, None).reason = reason;
             return;
         }
         let location_is_icmps = location.as_deref().is_some_and(|function| ENDS_OF_ICMP.contains(&function));
@@ -167,6 +178,13 @@ fn is_left_unread(reason: Option<&str>, location: Option<&str>) -> bool {
         Some(NO_REASON) | None => location.is_some_and(|function| EMPTIES_QUEUES.contains(&function)),
         Some(_) => false,
     }
+}
+
+/// Whether ICMPv6 freed a message that it had handled, though it calls that a drop.
+fn is_icmpv6_done(sight: &SightEvent, reason: Option<&str>, location: Option<&str>) -> bool {
+    location == Some(ICMPV6)
+        && matches!(reason, Some(NO_REASON) | None)
+        && ICMPV6_HANDLED.iter().any(|types| types.contains(&sight.raw.icmp_type))
 }
 
 /// Whether TCP freed a segment that it had taken, though it calls that a drop.

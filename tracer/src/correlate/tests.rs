@@ -201,6 +201,24 @@ fn what_a_closed_socket_has_not_read_was_delivered() {
 }
 
 #[test]
+fn icmpv6_frees_a_message_that_it_handled_as_a_drop() {
+    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    let cases = [
+        (NEIGHBOUR_ADVERTISEMENT, NOT_SPECIFIED, OutcomeKind::Delivered),
+        (NEIGHBOUR_ADVERTISEMENT, NO_ROUTE, OutcomeKind::Dropped),
+        (200, NOT_SPECIFIED, OutcomeKind::Dropped),
+    ];
+    for (icmp_type, reason, result) in cases {
+        let mut trace = Trace::new();
+        trace.reach_input_end(1);
+        let mut end = dropped(reason, IN_ICMPV6, tcp(CLIENT, PUBLISHED));
+        end.raw.icmp_type = icmp_type;
+        trace.see(1, end);
+        assert_eq!(trace.only().outcome.result, result);
+    }
+}
+
+#[test]
 fn an_echo_reply_that_only_raw_sockets_want_arrives() {
     let mut trace = Trace::new();
     trace.reach_input_end(1);

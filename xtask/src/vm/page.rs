@@ -11,30 +11,34 @@ use crate::shell::{printed, root, say};
 
 /// Results by kernel and group.
 #[derive(Debug)]
-pub(super) struct Results(Map<String, Value>);
+pub(super) struct Results {
+    all: Map<String, Value>,
+    /// What is tested in this run: the checkout may move on while machines run.
+    commit: Option<String>,
+}
 
 impl Results {
     fn file() -> PathBuf {
         root().join("target/vm-test.json")
     }
 
-    /// Those kept from before; none where there are none.
+    /// Those kept from before; none where there are none. To be called when the binaries have just been built.
     pub(super) fn load() -> Self {
         let text = fs::read_to_string(Self::file()).unwrap_or_default();
-        Self(serde_json::from_str(&text).unwrap_or_default())
+        let commit = printed(Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(root()));
+        Self { all: serde_json::from_str(&text).unwrap_or_default(), commit }
     }
 
     /// Takes in a result and keeps all. Runs of chosen tests only are not to be given.
     pub(super) fn keep(&mut self, field: &Field, version: &str) -> Result<()> {
-        let commit = printed(Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(root()));
-        self.0.insert(
+        self.all.insert(
             key(field.release, field.group),
             json!({
-                "text": field.text(), "details": field.details(), "version": version, "commit": commit,
+                "text": field.text(), "details": field.details(), "version": version, "commit": self.commit,
                 "doctor": field.tally.doctor,
             }),
         );
-        fs::write(Self::file(), serde_json::to_string_pretty(&self.0)?).context("keep the results")
+        fs::write(Self::file(), serde_json::to_string_pretty(&self.all)?).context("keep the results")
     }
 
     /// Writes the page.
@@ -46,7 +50,7 @@ impl Results {
     }
 
     fn of(&self, release: Release, group: Group) -> Option<&Value> {
-        self.0.get(&key(release, group))
+        self.all.get(&key(release, group))
     }
 
     fn page(&self) -> String {
@@ -155,7 +159,7 @@ mod tests {
                 json!({"text": "1 passed", "details": "", "version": "v", "commit": "abc", "doctor": doctor}),
             );
         }
-        let page = Results(all).page();
+        let page = Results { all, commit: None }.page();
         let row = "| netfilter links | the packet before each table | - | no | yes | - |";
         assert!(page.contains(row), "{page}");
         assert!(page.contains("| 6.1 | 1 passed (abc) | not run |"), "{page}");

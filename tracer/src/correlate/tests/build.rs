@@ -42,6 +42,7 @@ pub(super) const REASONS: [(u32, &str); 6] = [
 pub(super) const IN_NETFILTER: u64 = 0x1000;
 pub(super) const IN_TCP: u64 = 0x2000;
 pub(super) const IN_PING: u64 = 0x2800;
+pub(super) const IN_ICMPV6: u64 = 0x2c00;
 pub(super) const IN_SOCKETS_END: u64 = 0x3000;
 pub(super) const NEW: u8 = 2;
 pub(super) const ESTABLISHED_REPLY: u8 = 3;
@@ -167,6 +168,7 @@ impl Trace {
             IN_NETFILTER => Some("nf_hook_slow".to_owned()),
             IN_TCP => Some("tcp_v4_rcv".to_owned()),
             IN_PING => Some("ping_rcv".to_owned()),
+            IN_ICMPV6 => Some("icmpv6_rcv".to_owned()),
             IN_SOCKETS_END => Some("sk_stream_kill_queues".to_owned()),
             _ => None,
         };
