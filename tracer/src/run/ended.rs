@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Journeys that wait at most.
-const MOST: usize = 8_192;
+const MOST: usize = 2_048;
 
 /// Nanoseconds after which texts are not waited for any more: their tools have been killed by then, or their namespace
 /// has gone.

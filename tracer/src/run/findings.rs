@@ -23,12 +23,17 @@ use super::scope::Scoped;
 use crate::{
     attach::Kernel,
     diagnose::{Case, Delivery, Flow, diagnose},
-    enrich::{Endpoint, Surroundings},
+    enrich::{Endpoint, NetnsPath, Surroundings},
     model::{DeviceDirection, Journey, LocalSocket, StageKind},
+    netns::Namespace,
 };
 
+/// Namespaces that are looked at before a journey asks for it.
+const LOOK_AHEAD: usize = 8;
 /// How long the end waits for a look at the surroundings.
 const LAST_LOOK: Duration = Duration::from_millis(500);
+/// Journeys held at most until their cause may show.
+const MOST_HELD: usize = 1_024;
 /// Flows remembered; the oldest half is forgotten beyond.
 const MOST_FLOWS: usize = 100_000;
 /// Deliveries remembered; the oldest half is forgotten beyond.
@@ -63,6 +68,14 @@ impl Findings {
             rulesets: Rulesets::default(),
             held: Vec::new(),
             lost_at: None,
+        }
+    }
+
+    /// Has the surroundings of these namespaces read before the first journey asks for them.
+    pub(super) fn look_ahead<'n>(&mut self, namespaces: impl Iterator<Item = &'n Namespace>) {
+        let now = Instant::now();
+        for namespace in namespaces.take(LOOK_AHEAD) {
+            self.around.is_fresh(namespace.inode, &NetnsPath::new(&namespace.path), now);
         }
     }
 
@@ -160,10 +173,8 @@ impl Findings {
 
     /// Journeys that waited for this flow's reply.
     fn answered(&mut self, scoped: &Scoped, kernel: &Kernel, flow: Option<u64>) -> Vec<Journey> {
-        let (answered, waiting) = std::mem::take(&mut self.held)
-            .into_iter()
-            .partition::<Vec<_>, _>(|held| held.journey.flow == flow && held.replies == 0);
-        self.held = waiting;
+        let is_answered = |held: &mut Held| held.journey.flow == flow && held.replies == 0;
+        let answered: Vec<Held> = self.held.extract_if(.., is_answered).collect();
         answered
             .into_iter()
             .filter_map(|held| self.look(scoped, kernel, held.journey, Timestamp::now()))
@@ -173,13 +184,13 @@ impl Findings {
     /// Journeys whose time to wait is over.
     fn overdue(&mut self, scoped: &Scoped, kernel: &Kernel) -> Vec<Journey> {
         let now = Timestamp::now();
-        if self.held.iter().all(|held| held.again_at > now) {
-            return Vec::new();
-        }
-        let (late, waiting) =
-            std::mem::take(&mut self.held).into_iter().partition::<Vec<_>, _>(|held| held.again_at <= now);
-        self.held = waiting;
-        late.into_iter().filter_map(|held| self.look(scoped, kernel, held.journey, now)).collect()
+        let late: Vec<Held> = self.held.extract_if(.., |held| held.again_at <= now).collect();
+        let late = late.into_iter().filter_map(|held| self.look(scoped, kernel, held.journey, now));
+        let mut ready: Vec<Journey> = late.collect();
+        // More than there is room for: the oldest are shown with what is known by now.
+        let excess = self.held.len().saturating_sub(MOST_HELD);
+        ready.extend(self.held.drain(..excess).map(|held| held.journey));
+        ready
     }
 
     /// Whether a journey is here that [`Findings::ready`] has not given back.

@@ -140,6 +140,7 @@ impl<'c> Trace<'c> {
             taking_over,
         };
         trace.announce(problems, absent)?;
+        trace.findings.look_ahead(trace.scoped.namespaces());
         trace.tell(said)?;
         trace.tell(on_clsact.into_iter().collect())?;
         Ok(trace)

@@ -20,7 +20,7 @@ const KEEP_MISSED: Duration = Duration::from_millis(10);
 /// The longest part of the time that is spent reading, one in this many, for journeys that ended well.
 const SHARE_FINE: u32 = 8;
 /// Journeys that wait at most; beyond, the oldest goes on with what is known.
-const MOST: usize = 4_096;
+const MOST: usize = 1_024;
 
 /// Whose socket is looked for.
 #[derive(Clone, Copy, Debug)]
