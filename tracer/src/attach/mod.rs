@@ -43,7 +43,7 @@ use crate::{
     kernel::{
         KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints,
     },
-    plan::{DeviceProbes, TRACEPOINTS, View},
+    plan::{DeviceProbes, TRACEPOINTS, Tracepoint, View},
 };
 
 /// How packets are looked at between tables.
@@ -176,8 +176,11 @@ impl Kernel {
     /// # Errors
     /// When one is refused without which there is nothing to show.
     pub fn attach_tracepoints(&mut self) -> Result<()> {
+        let takes = |probe: &&Tracepoint| tracepoints::takes(&self.types, probe.tracepoint, probe.takes);
+        let programs: Vec<_> = TRACEPOINTS.iter().filter(takes).map(|probe| probe.program).collect();
+        object::load_tracepoints(&mut self.ebpf, &programs);
         for probe in TRACEPOINTS {
-            let attached = if tracepoints::takes(&self.types, probe.tracepoint, probe.takes) {
+            let attached = if programs.contains(&probe.program) {
                 object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint)
             } else {
                 Err(anyhow::anyhow!("tracepoint {} hands over other things than expected", probe.tracepoint))

@@ -1,7 +1,12 @@
 //! The kernel object: its settings, its maps, and the tracepoint programs that aya loads.
 
+use std::thread;
+
 use anyhow::{Context, Result, anyhow};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::RawTracePoint};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{Program, RawTracePoint},
+};
 use tracer_common::settings::{SNAPSHOT_PER_CPU, Settings, patch};
 
 use crate::kernel::KernelTypes;
@@ -85,13 +90,29 @@ pub fn create(object: &[u8], settings: &Settings) -> Result<Ebpf> {
         .context("kernel object: its maps could not be created (BPF_MAP_CREATE); is this root?")
 }
 
-/// Loads a raw tracepoint program and attaches it.
+/// Loads raw tracepoint programs side by side: the verifier's work is most of the time until a trace is ready. Which are
+/// refused, [`attach_tracepoint`] says.
+pub fn load_tracepoints(ebpf: &mut Ebpf, programs: &[&str]) {
+    thread::scope(|scope| {
+        for (name, program) in ebpf.programs_mut() {
+            if let Program::RawTracePoint(program) = program
+                && programs.contains(&name)
+            {
+                scope.spawn(|| program.load());
+            }
+        }
+    });
+}
+
+/// Attaches a raw tracepoint program, which is loaded if it is not yet.
 pub fn attach_tracepoint(ebpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<()> {
     let program: &mut RawTracePoint = ebpf
         .program_mut(program)
         .with_context(|| format!("kernel object: no program {program}"))?
         .try_into()?;
-    program.load().with_context(|| format!("program for tracepoint {tracepoint} was refused"))?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("program for tracepoint {tracepoint} was refused"))?;
+    }
     program.attach(tracepoint).with_context(|| format!("tracepoint {tracepoint} is not there"))?;
     Ok(())
 }

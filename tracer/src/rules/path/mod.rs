@@ -10,6 +10,7 @@
 
 mod reach;
 mod search;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -6,6 +6,7 @@ use tracer_common::records::Hit;
 use super::{
     Decision, Fate, Step,
     reach::{bases, entered, leaving, reachable},
+    state::State,
 };
 use crate::{
     model::Verdict,
@@ -48,74 +49,6 @@ pub(super) struct Outcome {
     pub(super) walks: Vec<Candidate>,
     /// False when there may be more.
     pub(super) complete: bool,
-}
-
-/// A chain being walked, and the chains it was entered through by goto.
-#[derive(Clone)]
-struct Frame {
-    chain: ChainRef,
-    next: usize,
-    /// Length of the trail before this frame's first chain.
-    trail: usize,
-}
-
-#[derive(Clone)]
-struct State {
-    base: ChainRef,
-    frames: Vec<Frame>,
-    /// Chains entered and not yet left; the kernel refuses rulesets in which one could repeat.
-    trail: Vec<ChainRef>,
-    /// What of each hit is not yet explained.
-    left: Vec<u32>,
-    steps: Vec<Step>,
-    traceless: Option<Step>,
-    /// While another packet's walk is tried: the finished walk of ours, and what was left when the other began.
-    own: Option<(Candidate, u64)>,
-}
-
-impl State {
-    fn total_left(&self) -> u64 {
-        self.left.iter().map(|n| u64::from(*n)).sum()
-    }
-
-    /// Starts walking a base chain.
-    fn start(&mut self, base: ChainRef) {
-        self.base = base;
-        self.frames = vec![Frame { chain: base, next: 0, trail: 0 }];
-        self.trail = vec![base];
-        self.steps.clear();
-        self.traceless = None;
-    }
-
-    /// Enters `chain` as jump does; `None` when it is already being walked.
-    fn jump(mut self, chain: ChainRef) -> Option<Self> {
-        if self.trail.contains(&chain) {
-            return None;
-        }
-        self.frames.push(Frame { chain, next: 0, trail: self.trail.len() });
-        self.trail.push(chain);
-        Some(self)
-    }
-
-    /// Enters `chain` as goto does: its end returns to where this chain's would have.
-    fn goto(mut self, chain: ChainRef) -> Option<Self> {
-        if self.trail.contains(&chain) {
-            return None;
-        }
-        self.trail.push(chain);
-        let frame = self.frames.last_mut()?;
-        frame.chain = chain;
-        frame.next = 0;
-        Some(self)
-    }
-
-    /// Leaves the current chain; true when its caller goes on, false when the policy decides.
-    fn leave(&mut self) -> bool {
-        if let Some(frame) = self.frames.pop() {
-            self.trail.truncate(frame.trail);
-        }
-        !self.frames.is_empty()
-    }
 }
 
 /// Where a state stands after one rule.
