@@ -116,3 +116,15 @@ fn a_gap_in_the_middle_is_said_once() {
     trace.see(1, consumed(tuple));
     assert_eq!(trace.only().notes, ["events were lost: its way is not shown in full"]);
 }
+
+#[test]
+fn a_packet_whose_way_was_lost_until_it_turned_up_elsewhere_says_so() {
+    let mut trace = Trace::new();
+    trace.see(1, came_in(tcp(CLIENT, INNER)));
+    let mut left = seen(SightKind::Left, tcp(([0; 4], 0), ([0; 4], 0)));
+    left.raw.flags = SIGHT_GAP;
+    trace.see(1, left);
+    let journey = trace.only();
+    assert_eq!(journey.outcome.result, OutcomeKind::Forwarded);
+    assert_eq!(journey.notes, ["events were lost: its way is not shown in full"]);
+}

@@ -1,0 +1,84 @@
+//! A packet that is refused, and the answer that is sent.
+
+use super::*;
+
+#[test]
+fn an_answer_makes_a_drop_a_rejection() {
+    let cases = [
+        (None, "tcp-reset"),
+        (Some((3, 3)), "icmp-port-unreachable"),
+        (Some((3, 13)), "icmp-admin-prohibited"),
+    ];
+    for (icmp, answer) in cases {
+        let mut trace = Trace::new();
+        trace.reach_input_end(1);
+        trace.event(Event::Answer(AnswerEvent { journey: 1, icmp }));
+        trace.see(1, dropped(NO_SOCKET, IN_TCP, tcp(CLIENT, PUBLISHED)));
+        let outcome = &trace.only().outcome;
+        assert_eq!((outcome.result, outcome.answer.as_deref()), (OutcomeKind::Rejected, Some(answer)));
+    }
+}
+
+/// A packet dies in FORWARD's table; just before, the host sends `sent` on `cpu`.
+fn drop_while_sending(mut sent: SightEvent, cpu: u32, flags: u8) -> Trace {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, on_cpu(came_in(tuple), 1));
+    trace.see(1, on_cpu(before(Hook::Forward, -1, tuple), 1));
+    sent.raw.tcp_flags = flags;
+    trace.see(2, on_cpu(first(sent), cpu));
+    trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), 1));
+    trace
+}
+
+#[test]
+fn the_reset_that_a_rule_sends_is_found() {
+    let reset = before(Hook::Output, -1, tcp(INNER, CLIENT));
+    let trace = drop_while_sending(reset.clone(), 1, RESET);
+    let outcome = &trace.only().outcome;
+    assert_eq!((outcome.result, outcome.answer.as_deref()), (OutcomeKind::Rejected, Some("tcp-reset")));
+
+    let stranger = before(Hook::Output, -1, tcp(INNER, ([10, 1, 0, 3], 40_000)));
+    for (sent, cpu, flags) in [(reset.clone(), 2, RESET), (reset, 1, 0x10), (stranger, 1, RESET)] {
+        let trace = drop_while_sending(sent, cpu, flags);
+        let outcome = &trace.only().outcome;
+        assert_eq!((outcome.result, outcome.answer.as_deref()), (OutcomeKind::Dropped, None));
+    }
+}
+
+#[test]
+fn the_icmp_error_that_a_rule_sends_is_found_by_its_quotation() {
+    let mut error = before(Hook::Output, -1, Tuple { protocol: 1, ..tcp((PUBLISHED.0, 0), (CLIENT.0, 0)) });
+    error.raw.icmp_type = 3;
+    error.raw.icmp_code = 1;
+    error.raw.quoted = tcp(CLIENT, INNER);
+    let trace = drop_while_sending(error, 1, 0);
+    assert_eq!(trace.only().outcome.answer.as_deref(), Some("icmp-host-unreachable"));
+}
+
+#[test]
+fn the_icmp_error_of_a_timer_on_another_cpu_is_found() {
+    let tuple = tcp(CLIENT, INNER);
+    let error_about = |quoted| {
+        let mut error =
+            before(Hook::Output, -1, Tuple { protocol: 1, ..tcp((PUBLISHED.0, 0), (CLIENT.0, 0)) });
+        (error.raw.icmp_type, error.raw.icmp_code, error.raw.quoted) = (3, 1, quoted);
+        first(error)
+    };
+    let answer = |about, sent_on, dropped_on| {
+        let mut trace = Trace::new();
+        trace.see(1, on_cpu(came_in(tuple), 1));
+        trace.see(2, on_cpu(error_about(about), sent_on));
+        trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), dropped_on));
+        trace.only().outcome.answer.clone()
+    };
+    assert_eq!(answer(tuple, 2, 2).as_deref(), Some("icmp-host-unreachable"));
+    assert_eq!(answer(tuple, 2, 3), None, "sent from one CPU, dropped on another");
+    assert_eq!(answer(tcp(CLIENT, PUBLISHED), 2, 2), None, "about another packet");
+
+    let mut trace = Trace::new();
+    trace.see(2, on_cpu(error_about(tuple), 2));
+    trace.see(1, on_cpu(came_in(tuple), 1));
+    trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), 2));
+    assert_eq!(trace.only().outcome.answer, None, "sent before the packet came");
+}
