@@ -219,6 +219,12 @@ impl Pathtrace {
         }
     }
 
+    /// Lines so far, without the first `known`.
+    #[must_use]
+    pub fn lines_after(&self, known: usize) -> Vec<Value> {
+        lock(&self.said.0).lines.get(known..).unwrap_or_default().to_vec()
+    }
+
     /// The lines so far.
     #[must_use]
     pub fn lines(&self) -> Vec<Value> {

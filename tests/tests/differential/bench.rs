@@ -110,14 +110,14 @@ impl Bench {
     /// Until a packet is judged by rules that pathtrace has read. Gives what was wrong meanwhile.
     fn wait_until_current(&mut self) -> Result<Vec<String>> {
         let target = (self.lab.address("server", Family::Ipv4)?, MARKER).into();
-        let before = self.trace.lines().len();
+        let mut before = self.trace.lines().len();
         let deadline = Instant::now() + *PATIENCE;
         loop {
             let client = self.lab.netns("client")?;
             drop(traffic::lone_datagram(client, target)?);
-            let seen = self.trace.lines();
-            let mut markers =
-                seen.iter().skip(before).filter(|line| line["packet"]["destination_port"] == MARKER);
+            let seen = self.trace.lines_after(before);
+            before += seen.len();
+            let mut markers = seen.iter().filter(|line| line["packet"]["destination_port"] == MARKER);
             // While they are read anew, stages say that rules are being changed, or that no reading arrived.
             let is_read = |journey: &Value| {
                 let text = journey.to_string();
@@ -138,13 +138,13 @@ impl Bench {
         let deadline = Instant::now() + LATEST;
         let mut round = Round::default();
         loop {
-            let lines = self.trace.lines();
+            let lines = self.trace.lines_after(self.read);
             // The kernel tells before the packet goes on, and so before pathtrace does.
             self.told.listen()?;
-            for journey in lines.iter().skip(self.read).filter(|line| line["type"] == "journey") {
+            for journey in lines.iter().filter(|line| line["type"] == "journey") {
                 self.compare(journey, &mut round);
             }
-            self.read = lines.len();
+            self.read += lines.len();
             if !self.told.is_open() || Instant::now() > deadline {
                 round.untold = self.told.stories.left();
                 round.untold_stories = self.told.stories.told();
