@@ -16,9 +16,7 @@ use tests::{
 /// Starts a trace of pings as on a kernel without tcx, and waits until filters watch the devices.
 fn trace_by_filters(host: &Netns) -> Result<Pathtrace> {
     let trace = Pathtrace::start(Some(host), &["--proto", "icmp", "-vv", "--clsact", "--without", "tcx"])?;
-    trace.wait_for("tc filters", |lines| {
-        lines.iter().any(|line| line["message"].as_str().is_some_and(|said| said.starts_with("tc filters")))
-    })?;
+    trace.wait_for_devices()?;
     Ok(trace)
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use tracer::{
-    enrich::{Endpoint, MaxAge, NetnsPath, Question, Reader, Roots, RouteKind, Surroundings},
+    enrich::{Endpoint, NetnsPath, Question, Reader, Roots, RouteKind, Surroundings},
     model::Protocol,
 };
 
@@ -67,7 +67,7 @@ impl Space {
 
     fn read(&self) -> std::sync::Arc<Surroundings> {
         let netns = self.path.inode().unwrap();
-        Reader::new(Roots::default()).surroundings(netns, &self.path, Instant::now(), Duration::ZERO)
+        Reader::new(Roots::default()).surroundings(netns, &self.path, Instant::now())
     }
 }
 
@@ -102,12 +102,7 @@ fn listeners_of_another_namespace_are_found_with_their_process() {
     assert_eq!(sockets.find(Protocol::TCP, end("10.7.0.1", space.tcp), peer), None);
     // The namespace of the test itself has no such socket.
     let here = NetnsPath::current();
-    let own = Reader::new(Roots::default()).surroundings(
-        here.inode().unwrap(),
-        &here,
-        Instant::now(),
-        Duration::ZERO,
-    );
+    let own = Reader::new(Roots::default()).surroundings(here.inode().unwrap(), &here, Instant::now());
     assert_eq!(own.sockets.known().unwrap().listeners(Protocol::TCP, space.tcp).count(), 0);
 }
 
@@ -140,25 +135,21 @@ fn network_and_settings_are_those_of_the_namespace() {
 #[test]
 fn a_namespace_that_is_gone_is_unknown_and_not_empty() {
     let path = NetnsPath::new("/proc/self/ns/there-is-no-such-namespace");
-    let read = Reader::new(Roots::default()).surroundings(1, &path, Instant::now(), Duration::ZERO);
+    let read = Reader::new(Roots::default()).surroundings(1, &path, Instant::now());
     assert!(read.sockets.known().is_none() && read.network.known().is_none());
     assert!(format!("{:?}", read.settings).contains("there-is-no-such-namespace"));
 }
 
 #[test]
-fn what_was_just_read_is_not_read_again() {
+fn names_of_containers_are_kept_and_all_else_is_read_anew() {
     let path = NetnsPath::current();
     let netns = path.inode().unwrap();
     let mut reader = Reader::new(Roots::default());
     let start = Instant::now();
-    let first = reader.surroundings(netns, &path, start, Duration::from_secs(1));
-    let again = reader.surroundings(netns, &path, start + Duration::from_secs(1), Duration::from_secs(1));
-    assert!(std::sync::Arc::ptr_eq(&first, &again));
-    let later = reader.surroundings(netns, &path, start + Duration::from_secs(2), Duration::from_secs(1));
-    assert!(!std::sync::Arc::ptr_eq(&first, &later));
-    // Only what is too old is read: the sockets stay.
-    let ages = MaxAge { sockets: Duration::from_secs(9), rest: Duration::ZERO };
-    let rest = reader.surroundings(netns, &path, start + Duration::from_secs(3), ages);
-    assert_eq!(rest.sockets.at(), later.sockets.at());
-    assert!(rest.settings.at() > later.settings.at());
+    let first = reader.surroundings(netns, &path, start);
+    let again = reader.surroundings(netns, &path, start + Duration::from_secs(5));
+    assert_eq!(again.containers.at(), first.containers.at());
+    assert!(again.sockets.at() > first.sockets.at() && again.settings.at() > first.settings.at());
+    let later = reader.surroundings(netns, &path, start + Duration::from_secs(6));
+    assert!(later.containers.at() > first.containers.at());
 }

@@ -2,7 +2,6 @@
 //! [`Surroundings`] says when it was read, or why it could not be; none changes anything, not even by having the
 //! kernel load a module (which is why sockets come from `/proc/net` and not from sock_diag).
 
-mod cache;
 mod containers;
 mod docker;
 mod loggers;
@@ -10,12 +9,13 @@ mod netns;
 mod network;
 mod owners;
 mod programs;
+mod reader;
 mod rtnetlink;
 mod sockets;
 mod sysctl;
 
 pub use crate::netns::Roots;
-pub use cache::{MaxAge, Reader};
+
 pub use containers::Containers;
 pub use loggers::{Logger, Loggers};
 pub use netns::{NetnsPath, in_netns};
@@ -24,6 +24,7 @@ pub use network::{
     RouteKind,
 };
 pub use owners::{Owner, Owners};
+pub use reader::Reader;
 pub use rtnetlink::xdp_on;
 pub use sockets::{Endpoint, SocketEntry, SocketState, Sockets};
 pub use sysctl::{ConntrackUse, DeviceSettings, Settings};

@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write as _},
     path::Path,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{findings, setup};
@@ -58,8 +58,7 @@ pub(super) fn run(json: bool) -> Result<(), Failure> {
         }),
     }
     let path = NetnsPath::new(&namespace.path);
-    let surroundings =
-        Reader::new(Roots::default()).surroundings(namespace.inode, &path, Instant::now(), Duration::ZERO);
+    let surroundings = Reader::new(Roots::default()).surroundings(namespace.inode, &path, Instant::now());
     let loggers = Reading::now(
         Loggers::read(Path::new("/proc/thread-self")).or_else(|_| Loggers::read(Path::new("/proc"))),
     );

@@ -56,6 +56,8 @@ pub(super) struct Findings {
     held: Vec<Held>,
     /// When events were lost last.
     lost_at: Option<Timestamp>,
+    /// Namespaces that have gone and are not forgotten yet.
+    gone: Vec<u32>,
 }
 
 impl Findings {
@@ -68,6 +70,7 @@ impl Findings {
             rulesets: Rulesets::default(),
             held: Vec::new(),
             lost_at: None,
+            gone: Vec::new(),
         }
     }
 
@@ -76,6 +79,21 @@ impl Findings {
         let now = Instant::now();
         for namespace in namespaces.take(LOOK_AHEAD) {
             self.around.is_fresh(namespace.inode, &NetnsPath::new(&namespace.path), now);
+        }
+    }
+
+    /// A namespace has gone: what is known of it serves the journeys that still wait, and no other.
+    pub(super) fn gone(&mut self, netns: u32) {
+        self.gone.push(netns);
+    }
+
+    fn forget_gone(&mut self) {
+        if self.is_waiting() {
+            return;
+        }
+        for netns in self.gone.drain(..) {
+            self.around.forget(netns);
+            self.rulesets.forget(netns);
         }
     }
 
@@ -98,6 +116,7 @@ impl Findings {
             self.handle(scoped, kernel, waiting, true, &mut ready);
         }
         ready.extend(self.overdue(scoped, kernel));
+        self.forget_gone();
         ready
     }
 

@@ -46,7 +46,7 @@ impl Around {
             let mut reader = Reader::new(Roots::default());
             for Question { netns, path } in asked {
                 let begun = Instant::now();
-                let surroundings = reader.surroundings(netns, &path, begun, Duration::ZERO);
+                let surroundings = reader.surroundings(netns, &path, begun);
                 if answer.send(Answer { netns, begun, took: begun.elapsed(), surroundings }).is_err() {
                     return;
                 }
@@ -57,19 +57,28 @@ impl Around {
 
     /// Takes the answers that have come.
     pub(super) fn listen(&mut self) {
-        for answer in self.answers.try_iter() {
-            self.open.remove(&answer.netns);
-            self.known.insert(answer.netns, answer);
+        while let Ok(answer) = self.answers.try_recv() {
+            self.take(answer);
         }
     }
 
     /// Waits until an answer comes or `deadline` has passed.
     pub(super) fn wait(&mut self, deadline: Instant) {
         if let Ok(answer) = self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            self.open.remove(&answer.netns);
-            self.known.insert(answer.netns, answer);
+            self.take(answer);
         }
         self.listen();
+    }
+
+    fn take(&mut self, answer: Answer) {
+        self.open.remove(&answer.netns);
+        self.known.insert(answer.netns, answer);
+    }
+
+    /// A namespace has gone.
+    pub(super) fn forget(&mut self, netns: u32) {
+        self.open.remove(&netns);
+        self.known.remove(&netns);
     }
 
     /// Whether what is known of a namespace was read at `since` or later; where it was not, it is asked for. True where

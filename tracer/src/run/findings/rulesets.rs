@@ -31,6 +31,12 @@ pub(super) struct Rulesets {
 }
 
 impl Rulesets {
+    /// A namespace has gone.
+    pub(super) fn forget(&mut self, netns: u32) {
+        self.made.remove(&netns);
+        self.listings.remove(&netns);
+    }
+
     /// The nft tables of a namespace with those that judge at devices. Those have no place at the hooks of IP, so their
     /// changes are not followed: they are listed when a packet was refused there.
     pub(super) fn listing(&mut self, scoped: &Scoped, netns: u32) -> Option<Arc<RulesetView>> {

@@ -11,6 +11,7 @@ impl Trace<'_> {
         for namespace in change.vanished {
             self.kernel.remove_namespace(namespace.inode)?;
             self.kernel_trace.remove(namespace.inode);
+            self.findings.gone(namespace.inode);
             self.notice(NoticeLevel::Warning, format!("namespace {} has gone", namespace.name))?;
         }
         for namespace in change.appeared {
