@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ffi::c_char,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -215,7 +216,7 @@ fn submit(
     load.insn_cnt = instructions.len() as u32;
     load.license = LICENSE.as_ptr() as u64;
     for (to, from) in load.prog_name.iter_mut().zip(text.name.bytes().take(15)) {
-        *to = from.cast_signed();
+        *to = c_char::from_ne_bytes([from]);
     }
     if let Some(types) = types {
         load.prog_btf_fd = types.as_raw_fd().cast_unsigned();

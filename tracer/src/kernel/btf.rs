@@ -12,6 +12,7 @@ use std::{
 
 use btf_rs::{Backend, Btf, Struct, Type};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use regex::Regex;
 
 use super::ReadError;
 
@@ -114,6 +115,29 @@ impl KernelTypes {
         Ok(Self { vmlinux, modules: Mutex::new(modules), known: Mutex::default() })
     }
 
+    /// Finds many names of vmlinux in one go, so that look-ups of them later cost nothing: each search by name goes
+    /// through all types.
+    pub fn find_all<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let names: HashSet<&str> = names.into_iter().collect();
+        let any: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
+        // Without the pattern, or its answer, each is looked for when it is asked for.
+        let Ok(any) = Regex::new(&format!("^(?-u:{})$", any.join("|"))) else { return };
+        let Ok(ids) = self.vmlinux.base().resolve_ids_by_regex(&any) else { return };
+        let mut found: HashMap<String, Vec<Found>> =
+            names.into_iter().map(|name| (name.to_owned(), Vec::new())).collect();
+        for id in ids {
+            let Ok(kind) = self.vmlinux.resolve_type_by_id(id) else { return };
+            let name = kind.as_btf_type().and_then(|kind| self.vmlinux.resolve_name(kind).ok());
+            let Some(found) = name.and_then(|name| found.get_mut(&name)) else { return };
+            found.push(Found { module: None, id });
+        }
+        // What was looked up before knows of modules, too.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, found) in found {
+            known.entry(name).or_insert(found);
+        }
+    }
+
     /// Byte offset of a member, `path` dotted, found also inside anonymous structures and unions.
     /// `None` when this kernel has no such type or member, or the member does not start on a byte.
     #[must_use]
@@ -152,10 +176,16 @@ impl KernelTypes {
     }
 
     fn vmlinux_id(&self, name: &str, is_it: impl Fn(&Type) -> bool) -> Option<u32> {
-        let ids = ids(&self.vmlinux, None, name);
-        ids.into_iter()
-            .map(|found| found.id)
+        self.vmlinux_ids(name)
+            .into_iter()
             .find(|id| self.vmlinux.resolve_type_by_id(*id).is_ok_and(|found| is_it(&found)))
+    }
+
+    /// All of that name in vmlinux.
+    fn vmlinux_ids(&self, name: &str) -> Vec<u32> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(name).cloned().unwrap_or_else(|| ids(&self.vmlinux, None, name));
+        found.into_iter().filter(|found| found.module.is_none()).map(|found| found.id).collect()
     }
 
     /// Names and values of an enum, in the order of its declaration. `None` when there is no such enum.
@@ -319,18 +349,22 @@ fn behind_names(btf: &Btf, mut kind: Type) -> Option<Type> {
 
 /// Declares a set of offsets and sizes that a reader needs, resolved all at once.
 macro_rules! kernel_layout {
-    ($(#[$meta:meta])* $name:ident { $($field:ident: $what:ident($($argument:literal),+),)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($field:ident: $what:ident($type:literal $(, $path:literal)?),)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Debug)]
         pub(crate) struct $name { $(pub(crate) $field: $crate::kernel::btf::kernel_layout!(@type $what),)+ }
 
         impl $name {
+            #[allow(dead_code, reason = "not every layout is looked for in advance")]
+            /// The types that this is of, each as often as it is needed.
+            pub(crate) const TYPES: &[&str] = &[$($type),+];
+
             /// # Errors
             /// The first member or type that this kernel does not have.
             pub(crate) fn resolve(
                 types: &$crate::kernel::KernelTypes,
             ) -> Result<Self, $crate::kernel::ReadError> {
-                Ok(Self { $($field: $crate::kernel::btf::kernel_layout!(@get types $what $($argument),+),)+ })
+                Ok(Self { $($field: $crate::kernel::btf::kernel_layout!(@get types $what $type $(, $path)?),)+ })
             }
         }
     };

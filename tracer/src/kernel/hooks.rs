@@ -81,6 +81,9 @@ pub struct HookReader<'a> {
 }
 
 impl<'a> HookReader<'a> {
+    /// The types that reading hook lists takes.
+    pub const TYPES: &'static [&'static str] = HookLayout::TYPES;
+
     /// # Errors
     /// [`ReadError::NoMember`] on a kernel without netfilter, or without a module's BTF.
     pub fn new(

@@ -4,10 +4,16 @@ use tracer_common::settings::FreedArguments;
 
 use super::{KernelTypes, btf::Parameter};
 
+/// The type that describes a tracepoint.
+#[must_use]
+pub fn described_as(name: &str) -> String {
+    format!("btf_trace_{name}")
+}
+
 /// What a tracepoint hands over; `None` where this kernel does not describe it.
 #[must_use]
 pub fn arguments(types: &KernelTypes, name: &str) -> Option<Vec<Parameter>> {
-    let mut parameters = types.parameters(&format!("btf_trace_{name}"), &[])?;
+    let mut parameters = types.parameters(&described_as(name), &[])?;
     // The first is what the probe was registered with.
     (!parameters.is_empty()).then(|| parameters.split_off(1))
 }

@@ -17,7 +17,8 @@ use crate::{
     config::{ColorChoice, Config, Format, NetnsSpec, Output, ProbeMode, RulesMode, Scope, Stop},
     correlate::Names,
     error::Failure,
-    kernel::{KernelTypes, Symbols, arguments, btf::BTF_DIRECTORY, tracepoints},
+    kernel::{KernelTypes, Symbols, arguments, btf::BTF_DIRECTORY, hooks::HookReader, tracepoints},
+    plan::TRACEPOINTS,
 };
 
 const KALLSYMS: &str = "/proc/kallsyms";
@@ -44,6 +45,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let mechanism = mechanism(config.probes)?;
     let symbols = thread::spawn(|| Symbols::read(Path::new(KALLSYMS)));
     let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).map_err(anyhow::Error::from)?;
+    find_types(&types);
     let layout = KernelLayout::resolve(|structure, path| types.offset_of(structure, path));
     let absent = layout.absent().map(|(structure, path)| format!("{structure}.{path}")).collect();
     let settings = Settings {
@@ -80,6 +82,18 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let names =
         Names::new(reasons, move |address| functions.function_at(address).map(|(name, _)| name.to_owned()));
     Ok(Loaded { kernel, names, absent })
+}
+
+/// Looks for what every trace needs of the kernel's types, all at once: the structures, and what tracepoints hand over.
+fn find_types(types: &KernelTypes) {
+    let mut names = Vec::new();
+    KernelLayout::resolve(|structure, _| {
+        names.push(structure.to_owned());
+        None
+    });
+    names.extend(HookReader::TYPES.iter().map(|&name| name.to_owned()));
+    names.extend(TRACEPOINTS.iter().map(|probe| tracepoints::described_as(probe.tracepoint)));
+    types.find_all(names.iter().map(String::as_str));
 }
 
 /// Whether user ids here are mapped (user_namespaces(7)): only the first user namespace has all of them as they are.

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use btf_rs::{Btf, BtfSection, FuncProto, Type};
+use btf_rs::{Btf, FuncProto, Type};
 
 use super::{KernelTypes, MAX_DEPTH, behind_names};
 
@@ -25,23 +25,23 @@ impl KernelTypes {
     /// `None` where nothing of that name is described. Other modules are not looked at: there may be a hundred.
     #[must_use]
     pub fn parameters(&self, name: &str, modules: &[&str]) -> Option<Vec<Parameter>> {
-        self.described(&self.vmlinux, self.vmlinux.base(), name).or_else(|| {
+        described(&self.vmlinux, self.vmlinux_ids(name)).or_else(|| {
             let directory = &self.modules.lock().unwrap_or_else(PoisonError::into_inner).directory;
             modules.iter().find_map(|module| {
                 let module = Btf::from_split_file(directory.join(module), &self.vmlinux).ok()?;
-                self.described(&module, module.split()?, name)
+                described(&module, module.split()?.resolve_ids_by_name(name).ok()?)
             })
         })
     }
+}
 
-    fn described(&self, btf: &Btf, section: &BtfSection, name: &str) -> Option<Vec<Parameter>> {
-        let ids = section.resolve_ids_by_name(name).ok()?;
-        ids.into_iter().find_map(|id| {
-            let prototype = prototype(btf, btf.resolve_type_by_id(id).ok()?)?;
-            let one = |parameter| Some(pointee(btf, btf.resolve_chained_type(parameter).ok()?));
-            prototype.parameters.iter().map(one).collect()
-        })
-    }
+/// The parameters of the first of these that has any.
+fn described(btf: &Btf, ids: Vec<u32>) -> Option<Vec<Parameter>> {
+    ids.into_iter().find_map(|id| {
+        let prototype = prototype(btf, btf.resolve_type_by_id(id).ok()?)?;
+        let one = |parameter| Some(pointee(btf, btf.resolve_chained_type(parameter).ok()?));
+        prototype.parameters.iter().map(one).collect()
+    })
 }
 
 /// The position of the only parameter that is `wanted`.

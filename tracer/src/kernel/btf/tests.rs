@@ -131,6 +131,18 @@ fn paths_descend_through_anonymous_members_typedefs_and_arrays() {
 }
 
 #[test]
+fn names_found_all_at_once_answer_like_names_found_alone() {
+    let (_directory, _, alone) = opened();
+    let (_other, _, together) = opened();
+    together.find_all(["expr", "data", "choice", "nowhere", "elsewhere", "a|expr"]);
+    for name in ["expr", "data", "choice", "nowhere", "elsewhere"] {
+        assert_eq!(together.size_of(name), alone.size_of(name), "{name}");
+    }
+    assert_eq!(together.offset_of("expr", "list.chain"), Some(40));
+    assert_eq!(together.structure_id("expr"), alone.structure_id("expr"));
+}
+
+#[test]
 fn what_is_not_there_is_unknown() {
     let (_directory, _, types) = opened();
     assert_eq!(types.offset_of("expr", "missing"), None);

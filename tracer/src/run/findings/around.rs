@@ -13,8 +13,9 @@ use std::{
 
 use crate::enrich::{NetnsPath, Reader, Roots, Surroundings};
 
-/// A question that gets no answer for this long gets none.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Where no question was answered for this long, none will be: a reading hangs. An emulated or very busy machine takes
+/// seconds for one, and each waits for those before it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Question {
     netns: u32,
@@ -35,6 +36,8 @@ pub(super) struct Around {
     known: HashMap<u32, Answer>,
     /// Questions without an answer, and when they were put.
     open: HashMap<u32, Instant>,
+    /// When the last answer came.
+    heard: Option<Instant>,
 }
 
 impl Around {
@@ -52,7 +55,7 @@ impl Around {
                 }
             }
         });
-        Self { questions, answers, known: HashMap::new(), open: HashMap::new() }
+        Self { questions, answers, known: HashMap::new(), open: HashMap::new(), heard: None }
     }
 
     /// Takes the answers that have come.
@@ -71,6 +74,7 @@ impl Around {
     }
 
     fn take(&mut self, answer: Answer) {
+        self.heard = Some(Instant::now());
         self.open.remove(&answer.netns);
         self.known.insert(answer.netns, answer);
     }
@@ -88,7 +92,7 @@ impl Around {
             return true;
         }
         match self.open.get(&netns) {
-            Some(put) => put.elapsed() > PATIENCE,
+            Some(&put) => put.max(self.heard.unwrap_or(put)).elapsed() > PATIENCE,
             None => {
                 self.open.insert(netns, Instant::now());
                 self.questions.send(Question { netns, path: path.clone() }).is_err()
