@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use super::Unavailable;
 use crate::shell::{printed, step};
 
-const UNREACHABLE: Unavailable = Unavailable("Debian's archive, which kernels are taken from, does not answer");
+const UNREACHABLE: Unavailable =
+    Unavailable("Debian's archive, which kernels are taken from, does not answer");
 
 /// `$XDG_CACHE_HOME/pathtrace`, or `~/.cache/pathtrace`.
 pub(super) fn cache() -> Result<PathBuf> {
