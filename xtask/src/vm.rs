@@ -10,11 +10,15 @@ mod page;
 mod table;
 mod tools;
 
-use std::time::Instant;
+use std::{
+    fmt::{self, Display, Formatter},
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::table::Counts;
 use self::{
     groups::{Binaries, Choice, Group},
     kernels::{Kernel, Release},
@@ -27,6 +31,15 @@ use crate::{build, shell::say};
 /// How long one command may take, in seconds; emulation is about ten times slower than the machine.
 const COMMAND_DEADLINE: u64 = 60 * 60;
 
+/// The most that one group may take in a quick run, in seconds: several times what it needs.
+const QUICK_DEADLINE: u64 = 15 * 60;
+
+/// What a quick run boots: one kernel without netfilter links and one with them.
+const QUICK_KERNELS: [Release; 2] = [Release::V6_1, Release::V6_12];
+
+/// Scenarios of a quick run: rules and NAT, a drop with its reason, a protocol without ports.
+const QUICK_SCENARIOS: [&str; 3] = ["trace/publish", "trace/conntrack-full", "trace/ping"];
+
 /// Which kernels, and what to do on them.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -38,6 +51,10 @@ pub(crate) struct Options {
     group: Vec<Group>,
     #[command(flatten)]
     choice: Choice,
+    /// What `cargo xtask test` ends with: 6.1 and 6.12, doctor and a few scenarios. A machine that cannot fetch kernels
+    /// or emulate skips it and says why
+    #[arg(long, conflicts_with_all = ["kernel", "group", "only", "all_scenarios", "page", "command"])]
+    quick: bool,
     /// Write docs/compatibility.md from this run and those before; `--group doctor` gives the kernels' features
     #[arg(long)]
     page: bool,
@@ -73,15 +90,58 @@ impl Which {
 
 /// Boots each kernel and runs the command or the groups there.
 pub(crate) fn vm_test(options: &Options) -> Result<()> {
-    tools::install()?;
-    let releases = options.kernel.iter().flat_map(|which| which.releases());
-    let kernels: Vec<Kernel> = releases.map(kernels::fetch).collect::<Result<_>>()?;
+    if options.quick {
+        let counts = quick()?;
+        return if counts.failed == 0 { Ok(()) } else { bail!(FAILED) };
+    }
+    let releases: Vec<Release> = options.kernel.iter().flat_map(|which| which.releases()).collect();
+    let kernels = prepare(&releases)?;
     if options.command.is_empty() {
         test(&kernels, options)
     } else {
         run(&kernels, &options.command.join(" "))
     }
 }
+
+/// The few tests on other kernels that belong to every run of the tests.
+///
+/// # Errors
+/// When something is wrong here. A failed test is counted; a machine that cannot fetch kernels or emulate is one skip.
+pub(crate) fn quick() -> Result<Counts> {
+    let kernels = match prepare(&QUICK_KERNELS) {
+        Ok(kernels) => kernels,
+        Err(error) if error.is::<Unavailable>() => {
+            println!("skipped the tests on other kernels: {error}; see above");
+            return Ok(Counts { skipped: 1, ..Counts::default() });
+        }
+        Err(error) => return Err(error),
+    };
+    build::command(true)?;
+    let choice = Choice::of(&QUICK_SCENARIOS);
+    let groups = [Group::Doctor, Group::Scenarios];
+    let fields = fields(&kernels, &groups, &choice, Some(QUICK_DEADLINE), &mut Results::load())?;
+    println!("{}", table::show(&fields));
+    Ok(table::counts(&fields))
+}
+
+/// What machines need of this one, and the kernels.
+fn prepare(releases: &[Release]) -> Result<Vec<Kernel>> {
+    tools::install()?;
+    releases.iter().map(|release| kernels::fetch(*release)).collect()
+}
+
+/// Context of an error: this machine, or its way to Debian's archive, lacks what virtual machines need. Nothing of the
+/// project was tested.
+#[derive(Clone, Copy, Debug)]
+struct Unavailable(&'static str);
+
+impl Display for Unavailable {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+const FAILED: &str = "not everything passed; see above";
 
 fn run(kernels: &[Kernel], command: &str) -> Result<()> {
     let job = Job::here(command, COMMAND_DEADLINE)?;
@@ -98,15 +158,32 @@ fn run(kernels: &[Kernel], command: &str) -> Result<()> {
 
 fn test(kernels: &[Kernel], options: &Options) -> Result<()> {
     let groups = if options.group.is_empty() { Group::ALL.to_vec() } else { options.group.clone() };
-    build::command(true)?;
-    let binaries = Binaries::build(&groups)?;
-    let mut fields = Vec::new();
     let mut results = Results::load();
+    build::command(true)?;
+    let fields = fields(kernels, &groups, &options.choice, None, &mut results)?;
+    println!("{}", table::show(&fields));
+    if options.page {
+        results.write_page()?;
+    }
+    if fields.iter().all(Field::good) { Ok(()) } else { bail!(FAILED) }
+}
+
+/// Runs each group on each kernel; none longer than `limit` seconds, where there is one.
+fn fields(
+    kernels: &[Kernel],
+    groups: &[Group],
+    choice: &Choice,
+    limit: Option<u64>,
+    results: &mut Results,
+) -> Result<Vec<Field>> {
+    let binaries = Binaries::build(groups)?;
+    let mut fields = Vec::new();
     for kernel in kernels {
-        for group in &groups {
-            let job = binaries.job(*group, kernel.release, &options.choice)?;
+        for group in groups {
+            let deadline = limit.map_or(group.deadline(), |limit| limit.min(group.deadline()));
+            let job = binaries.job(*group, kernel.release, choice, deadline)?;
             let place = format!("{} {}", kernel.release, group.name());
-            say(&format!("{place}: at most {} minutes", group.deadline() / 60));
+            say(&format!("{place}: at most {} minutes", deadline / 60));
             let (started, mut tally) = (Instant::now(), Tally::default());
             let ended = machine::run(kernel, &job, &mut |line| {
                 tally.add(line);
@@ -115,15 +192,11 @@ fn test(kernels: &[Kernel], options: &Options) -> Result<()> {
             say(&format!("{place}: {ended}"));
             let took = started.elapsed().as_secs();
             let field = Field { release: kernel.release, group: *group, tally, ended, took };
-            if options.choice.whole() {
+            if choice.whole() {
                 results.keep(&field, &kernel.version)?;
             }
             fields.push(field);
         }
     }
-    println!("{}", table::show(&fields));
-    if options.page {
-        results.write_page()?;
-    }
-    if fields.iter().all(Field::good) { Ok(()) } else { bail!("not everything passed; see above") }
+    Ok(fields)
 }

@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use super::Unavailable;
 use crate::shell::{printed, step};
+
+const UNREACHABLE: Unavailable =
+    Unavailable("Debian's archive, which kernels are taken from, does not answer");
 
 /// `$XDG_CACHE_HOME/pathtrace`, or `~/.cache/pathtrace`.
 pub(super) fn cache() -> Result<PathBuf> {
@@ -58,8 +62,10 @@ impl Apt {
     pub(super) fn update(&self) -> Result<()> {
         step(
             &format!("Fetching the package list of {}", self.suite),
-            self.command("apt-get").args(["-q", "update"]),
+            // Without this it calls a mirror that does not answer a success.
+            self.command("apt-get").args(["-q", "update", "-o", "APT::Update::Error-Mode=any"]),
         )
+        .context(UNREACHABLE)
     }
 
     /// A package and all that it needs.
@@ -94,7 +100,7 @@ impl Apt {
     fn download(&self, packages: &[String], folder: &Path) -> Result<Vec<PathBuf>> {
         let mut download = self.command("apt-get");
         download.args(["-q", "download"]).args(packages).current_dir(folder);
-        step(&format!("Downloading {}", packages.join(" ")), &mut download)?;
+        step(&format!("Downloading {}", packages.join(" ")), &mut download).context(UNREACHABLE)?;
         let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
         Ok(files.filter(|file| file.extension().is_some_and(|extension| extension == "deb")).collect())
     }
@@ -109,5 +115,7 @@ fn mirror() -> Result<String> {
         let [site, release, "Debian"] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
         (!release.ends_with("-security")).then(|| site.to_owned())
     });
-    found.context("apt knows no Debian archive here (after `apt-get update`): kernels are taken from one")
+    found.context(Unavailable(
+        "apt knows no Debian archive here (after `apt-get update`): kernels are taken from one",
+    ))
 }

@@ -108,6 +108,11 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
+    /// Only tests with one of these in their name.
+    pub(super) fn of(only: &[&str]) -> Self {
+        Self { only: only.iter().map(|text| (*text).to_owned()).collect(), all_scenarios: false }
+    }
+
     /// Whether nothing is left out by name.
     pub(super) fn whole(&self) -> bool {
         self.only.is_empty()
@@ -149,8 +154,9 @@ impl Binaries {
         Ok(Self(found))
     }
 
-    /// What runs a group inside: each binary in its package's folder, all of them whatever becomes of the first.
-    pub(super) fn job(&self, group: Group, release: Release, choice: &Choice) -> Result<Job> {
+    /// What runs a group inside: each binary in its package's folder, all of them whatever becomes of the first. The
+    /// deadline in seconds.
+    pub(super) fn job(&self, group: Group, release: Release, choice: &Choice, deadline: u64) -> Result<Job> {
         let mut script =
             format!("export PATHTRACE_TEST_SLOWNESS={} RUST_BACKTRACE=0\nfailed=0\n", group.slowness());
         let path = |path: PathBuf| quoted(&path.display().to_string());
@@ -188,7 +194,7 @@ impl Binaries {
             script += DOCTOR;
         }
         script += "exit $failed";
-        Ok(Job::new(&script, group.deadline()))
+        Ok(Job::new(&script, deadline))
     }
 }
 

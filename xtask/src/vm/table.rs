@@ -113,15 +113,28 @@ pub(super) fn show(fields: &[Field]) -> String {
     for field in fields {
         text += &field.details();
     }
-    let sum = |count: fn(&Field) -> usize| fields.iter().map(count).sum::<usize>();
-    _ = write!(
-        text,
-        "{} passed, {} failed, {} skipped",
-        sum(|field| field.tally.passed as usize),
-        sum(|field| field.tally.failed.len().max(usize::from(!field.good()))),
-        sum(|field| field.tally.ignored as usize + field.group.impossible(field.release).len()),
-    );
+    let Counts { passed, failed, skipped } = counts(fields);
+    _ = write!(text, "{passed} passed, {failed} failed, {skipped} skipped");
     text
+}
+
+/// Tests of all groups on all kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: usize,
+    /// A machine that died or ran nothing is one, too.
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
+}
+
+/// Adds all up.
+pub(super) fn counts(fields: &[Field]) -> Counts {
+    let sum = |count: fn(&Field) -> usize| fields.iter().map(count).sum::<usize>();
+    Counts {
+        passed: sum(|field| field.tally.passed as usize),
+        failed: sum(|field| field.tally.failed.len().max(usize::from(!field.good()))),
+        skipped: sum(|field| field.tally.ignored as usize + field.group.impossible(field.release).len()),
+    }
 }
 
 #[cfg(test)]
