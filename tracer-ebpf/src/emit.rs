@@ -153,7 +153,12 @@ pub(crate) fn sight(skb: u64, track: &mut Track, headers: &Headers, place: &Plac
 /// A global function: the verifier looks at it once, whoever calls it.
 #[cfg_attr(not(feature = "older"), unsafe(no_mangle), inline(never))]
 #[cfg_attr(feature = "older", inline(always))]
-pub(crate) extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, place: *const Place) -> u32 {
+pub(crate) extern "C" fn emit_sight(
+    skb: u64,
+    track: *mut Track,
+    headers: *const Headers,
+    place: *const Place,
+) -> u32 {
     // SAFETY: null or live structures, which the verifier checks for each caller.
     let (Some(track), Some(headers), Some(place)) =
         (unsafe { (track.as_mut(), headers.as_ref(), place.as_ref()) })

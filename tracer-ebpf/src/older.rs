@@ -4,10 +4,7 @@
 
 use core::mem::transmute;
 
-use aya_ebpf::{
-    macros::map,
-    maps::PerCpuArray,
-};
+use aya_ebpf::{macros::map, maps::PerCpuArray};
 use tracer_common::{settings::GapKey, tuple::Tuple};
 
 use crate::{
