@@ -220,13 +220,16 @@ fn is_current(table: &Table) -> bool {
 /// First reading, when a followed packet stands before the tables of `key`.
 #[inline(always)]
 pub(crate) fn open(journey: u64, key: &GapKey) {
+    #[cfg(not(feature = "older"))]
     open_reading(journey, key);
+    #[cfg(feature = "older")]
+    crate::older::open(journey, key);
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
-#[inline(never)]
-extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle), inline(never))]
+#[cfg_attr(feature = "older", inline(always))]
+pub(crate) extern "C" fn open_reading(journey: u64, key: *const GapKey) -> u32 {
     if key.is_null() {
         return 0;
     }

@@ -28,18 +28,20 @@ const WAKE_EVERY: u64 = 512;
 const DST_MASK: u64 = !1;
 
 /// Where a packet is seen.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) kind: Kind,
     pub(crate) netns: u32,
     pub(crate) hook: u8,
     pub(crate) pf: u8,
+    pub(crate) reserved: u16,
     pub(crate) priority: i32,
     /// `struct net_device` pointers, 0 for none.
     pub(crate) device_in: u64,
     pub(crate) device_out: u64,
-    pub(crate) reason: u32,
     pub(crate) location: u64,
+    pub(crate) reason: u32,
     /// Flags of this sight alone.
     pub(crate) flags: u32,
 }
@@ -53,6 +55,7 @@ impl Place {
             netns,
             hook: 0,
             pf: 0,
+            reserved: 0,
             priority: 0,
             device_in: 0,
             device_out: 0,
@@ -141,13 +144,21 @@ pub(crate) fn hits(hits: &RuleHits) {
 /// Sends what is seen of a followed packet here, and its conntrack tuples where they are news.
 #[inline(always)]
 pub(crate) fn sight(skb: u64, track: &mut Track, headers: &Headers, place: &Place) {
+    #[cfg(not(feature = "older"))]
     emit_sight(skb, track, headers, place);
+    #[cfg(feature = "older")]
+    crate::older::sight(skb, track, headers, place);
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
-#[inline(never)]
-extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, place: *const Place) -> u32 {
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle), inline(never))]
+#[cfg_attr(feature = "older", inline(always))]
+pub(crate) extern "C" fn emit_sight(
+    skb: u64,
+    track: *mut Track,
+    headers: *const Headers,
+    place: *const Place,
+) -> u32 {
     // SAFETY: null or live structures, which the verifier checks for each caller.
     let (Some(track), Some(headers), Some(place)) =
         (unsafe { (track.as_mut(), headers.as_ref(), place.as_ref()) })
@@ -211,9 +222,15 @@ extern "C" fn emit_sight(skb: u64, track: *mut Track, headers: *const Headers, p
 
 /// Sends both tuples of a connection; a connection that matches is remembered, so that its later packets and
 /// replies are recognised at first sight.
-#[inline(never)]
+#[inline(always)]
 fn conntrack_tuples(journey: u64, address: u64, netns: u32) -> bool {
-    record::<ConntrackTuples>(|record| {
+    send_tuples(journey, address, netns) != 0
+}
+
+#[cfg_attr(feature = "older", unsafe(no_mangle))]
+#[inline(never)]
+extern "C" fn send_tuples(journey: u64, address: u64, netns: u32) -> u32 {
+    let sent = record::<ConntrackTuples>(|record| {
         record.head = head(Kind::Conntrack, journey);
         record.conntrack = address;
         let complete = conntrack::tuple(address, 0, &mut record.original)
@@ -222,7 +239,8 @@ fn conntrack_tuples(journey: u64, address: u64, netns: u32) -> bool {
             wanted::remember_flow(&record.original, netns);
             wanted::remember_flow(&record.reply, netns);
         }
-    })
+    });
+    u32::from(sent)
 }
 
 #[inline(always)]

@@ -119,13 +119,16 @@ pub(crate) fn network_header(reader: &mut Reader, skb: u64) -> u64 {
 /// Reads the headers of the packet at `address` into empty ones; false where there is no IP packet.
 #[inline(always)]
 pub(crate) fn parse(address: u64, into: &mut Headers) -> bool {
-    parse_headers(address, into) != 0
+    #[cfg(not(feature = "older"))]
+    return parse_headers(address, into) != 0;
+    #[cfg(feature = "older")]
+    crate::older::parse(address, into)
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
-#[inline(never)]
-extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle), inline(never))]
+#[cfg_attr(feature = "older", inline(always))]
+pub(crate) extern "C" fn parse_headers(address: u64, into: *mut Headers) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
     let Some(into) = (unsafe { into.as_mut() }) else { return 0 };
     let mut reader = Reader::new();

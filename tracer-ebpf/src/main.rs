@@ -2,7 +2,8 @@
 //! hand what they see to user space. They judge nothing and change nothing.
 //!
 //! Rooms: `maps` (every map), `read` (the only home of kernel reads), `headers`, `glance` (a quick look), `wanted` (the filter and the
-//! connections that matched), `follow` (which packets are in hand), `emit`, `conntrack`, `counters` (rule readings), `log` (diagnostics), `probes`.
+//! connections that matched), `follow` (which packets are in hand), `emit`, `conntrack`, `counters` (rule readings), `log` (diagnostics),
+//! `older` (calls on older kernels), `probes`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -21,6 +22,8 @@ mod glance;
 mod headers;
 mod log;
 mod maps;
+#[cfg(feature = "older")]
+mod older;
 mod probes;
 mod read;
 mod wanted;

@@ -22,13 +22,16 @@ const TCP_ACK: u8 = 0x10;
 /// Whether the user's filter takes this tuple.
 #[inline(always)]
 pub(crate) fn filter(tuple: &Tuple) -> bool {
-    filter_matches(tuple) != 0
+    #[cfg(not(feature = "older"))]
+    return filter_matches(tuple) != 0;
+    #[cfg(feature = "older")]
+    crate::older::filter(tuple)
 }
 
 /// A global function: the verifier looks at it once, whoever calls it.
-#[cfg_attr(not(feature = "older"), unsafe(no_mangle))]
-#[inline(never)]
-extern "C" fn filter_matches(tuple: *const Tuple) -> u32 {
+#[cfg_attr(not(feature = "older"), unsafe(no_mangle), inline(never))]
+#[cfg_attr(feature = "older", inline(always))]
+pub(crate) extern "C" fn filter_matches(tuple: *const Tuple) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
     let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
     // SAFETY: written before the program was loaded, read-only since.
@@ -71,22 +74,30 @@ fn by_headers(headers: &Headers, netns: u32) -> u32 {
     if opens && tentative() { SIGHT_TENTATIVE } else { NO }
 }
 
-/// Whether the filter takes a packet that goes the other way.
-#[inline(never)]
+/// Whether the filter takes a packet that goes the other way. On older kernels no function of its own: frames of its callers fill
+/// the 512 bytes that all of them have together.
+#[cfg_attr(not(feature = "older"), inline(never))]
+#[cfg_attr(feature = "older", inline(always))]
 pub(crate) fn filter_inverse(tuple: &Tuple) -> bool {
     filter(&tuple.inverse())
 }
 
 /// Whether a conntrack entry's connection matches, before or after translation.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn connection(entry: u64) -> bool {
+    connection_matches(entry) != 0
+}
+
+#[cfg_attr(feature = "older", unsafe(no_mangle))]
+#[inline(never)]
+extern "C" fn connection_matches(entry: u64) -> u32 {
     let mut room = MaybeUninit::<Tuple>::uninit();
     // SAFETY: integers only.
     let tuple = unsafe { zeroed(&mut room) };
     if conntrack::tuple(entry, 0, tuple) && filter(tuple) {
-        return true;
+        return 1;
     }
-    conntrack::tuple(entry, 1, tuple) && filter_inverse(tuple)
+    u32::from(conntrack::tuple(entry, 1, tuple) && filter_inverse(tuple))
 }
 
 /// Whether first packets are followed before it is known that they match.

@@ -76,7 +76,11 @@ pub fn for_kernel(edition: Edition, cast: Option<Cast>) -> Vec<u8> {
 }
 
 /// Creates the maps and parses the programs; loads none yet.
+///
+/// Of a program that is refused aya asks for the log, again and again with more room for it; the verifier does its work
+/// each time. So each instruction is in the log only where it will be shown.
 pub fn create(object: &[u8], settings: &Settings) -> Result<Ebpf> {
+    let detail = if settings.verbose == 0 { VerifierLogLevel::STATS } else { VerifierLogLevel::DEBUG };
     let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
     let cpus = u32::try_from(cpus).context("more CPUs than fit into 32 bits")?;
     EbpfLoader::new()
@@ -84,7 +88,7 @@ pub fn create(object: &[u8], settings: &Settings) -> Result<Ebpf> {
         // aya parses all of the kernel's BTF otherwise, for relocations that rustc does not write.
         .btf(None)
         // Used only when a load fails and is tried again for its log.
-        .verifier_log_level(VerifierLogLevel::DEBUG)
+        .verifier_log_level(detail)
         .override_global("SETTINGS", settings, true)
         .load(object)
         .context("kernel object: its maps could not be created (BPF_MAP_CREATE); is this root?")

@@ -12,7 +12,7 @@ use crate::{
     diagnose::RulesetView,
     doctor::{Capabilities, Capability, HookFunction, Machine, examine},
     enrich::{Loggers, NetnsPath, Reader, Reading, Roots},
-    error::Failure,
+    error::{Failure, one_line},
     kernel::{
         btf::BTF_DIRECTORY,
         hooks::{HookFunction as Hooked, HookKind, HookList},
@@ -51,7 +51,7 @@ pub(super) fn run(json: bool) -> Result<(), Failure> {
         Err(failure) => capabilities.features.push(Capability {
             name: "programs in the kernel".to_owned(),
             available: false,
-            why: format!("{}; {}", failure.what(), failure.todo()),
+            why: format!("{}; {}", one_line(&failure.what()), failure.todo()),
             gives: "journeys".to_owned(),
             needed: true,
             used: false,
