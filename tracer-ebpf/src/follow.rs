@@ -113,7 +113,8 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
 
 /// Whether the `sk_buff` that was followed as `track`, its headers read into `headers`, is still that packet. The stack
 /// frees some packets without a word (`__kfree_skb`: an acknowledgement that TCP has taken), and the address may serve any
-/// other by now, of netlink for instance. A packet in a tunnel has the headers of another protocol before its own.
+/// other by now, of netlink for instance. A packet in a tunnel has the headers of another protocol before its own; of two
+/// that carry no others, one is not the other's.
 #[inline(never)]
 pub(crate) fn is_same(skb: u64, track: &Track, headers: &Headers) -> bool {
     if headers.identity == track.identity {
@@ -121,7 +122,15 @@ pub(crate) fn is_same(skb: u64, track: &Track, headers: &Headers) -> bool {
     }
     let protocol: u16 = member!(Reader::new(), skb, skb_protocol);
     let is_ip = protocol == IP || protocol == IP6;
-    is_ip && u64::from(headers.tuple.protocol) != track.identity >> PROTOCOL_SHIFT & 0xff
+    let (now, then) = (headers.tuple.protocol, (track.identity >> PROTOCOL_SHIFT) as u8);
+    is_ip && now != then && (carries(now) || carries(then))
+}
+
+/// Whether a protocol can carry whole packets: IPIP, UDP (VXLAN, ESP in UDP), IPv6 in IP, GRE, ESP, AH, IPComp, L2TP, MPLS in IP
+/// (<https://www.iana.org/assignments/protocol-numbers>).
+#[inline(always)]
+fn carries(protocol: u8) -> bool {
+    matches!(protocol, 4 | 17 | 41 | 47 | 50 | 51 | 108 | 115 | 137)
 }
 
 /// Stops following.
