@@ -3,7 +3,7 @@
 //! The kernel decides with it which packets to follow; user space decides with it which tentatively followed
 //! packets (first packets of a connection, which may match only after translation) are shown.
 
-use crate::tuple::Tuple;
+use crate::tuple::{IPV4, Tuple};
 
 /// How many ranges one port option takes.
 pub const MAX_PORT_RANGES: usize = 16;
@@ -29,6 +29,10 @@ impl Prefix {
         }
         if self.family != family {
             return false;
+        }
+        // The other words of such an address are 0.
+        if family == IPV4 {
+            return (address[3] & self.mask[3]) ^ self.address[3] == 0;
         }
         let difference = ((address[0] & self.mask[0]) ^ self.address[0])
             | ((address[1] & self.mask[1]) ^ self.address[1])

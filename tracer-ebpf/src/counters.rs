@@ -18,8 +18,7 @@ use tracer_common::{
 use crate::{
     emit::{self, head},
     maps::{
-        COUNTER_LIST, GAPS, HITS, PASSES, PER_CPU_OFFSET, Passes, READING, SETTINGS, SNAPSHOT, count,
-        count_pass,
+        self, COUNTER_LIST, GAPS, HITS, PASSES, PER_CPU_OFFSET, Passes, READING, SETTINGS, SNAPSHOT, count,
     },
     read::{Reader, offset},
 };
@@ -187,7 +186,7 @@ fn enter(gap: &Gap) {
     unsafe {
         if (*passes).generation != generation {
             (*passes).generation = generation;
-            count_pass(passes);
+            maps::add(&raw mut (*passes).all, 1);
         }
         if gap.count == 0 {
             (*passes).bare += 1;

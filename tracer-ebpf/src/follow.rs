@@ -1,6 +1,6 @@
 //! Which packets are in hand: by address of their `sk_buff`, from first sight until they are freed.
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::BPF_RB_AVAIL_DATA,
@@ -12,23 +12,37 @@ use crate::{
     glance::{IP, IP6},
     headers::{self, Headers, PROTOCOL_SHIFT, network_header},
     maps::{
-        BUCKET_COUNT, BUCKETS, EVENTS, EVENTS_BUSY, HAND, Hand, JOURNEYS, REFUSED_AT, TRACKED, Track, count,
+        self, BUCKET_COUNT, EVENTS, EVENTS_BUSY, FOLLOWED, HAND, Hand, JOURNEYS, REFUSED_AT, TRACKED, Track,
+        count,
     },
     read::{Reader, member},
 };
 
+/// Whether no packet is followed anywhere: then there is nothing to do, but where a journey may begin.
 #[inline(always)]
-fn bucket(skb: u64) -> u32 {
-    // The verifier allows no arithmetic on a pointer it knows; a copy of its low half (a 32-bit move, which the
-    // linker emits with `+alu32`, see build.rs) is a plain number.
-    let low = skb as u32;
-    (low >> 6 ^ low >> 18) & (BUCKET_COUNT - 1)
+pub(crate) fn nobody() -> bool {
+    // SAFETY: a global of this object; each program sees some recent value of it.
+    unsafe { (&raw const FOLLOWED.all).read_volatile() == 0 }
 }
 
-/// The followed packet at this address; the common answer, no, costs one look at an array.
+/// How many followed packets fall into the bucket of this address.
+#[inline(always)]
+fn bucket(skb: u64) -> *mut u64 {
+    // The verifier allows no arithmetic on a pointer it knows; a copy of its low half (a 32-bit move, which
+    // `.cargo/config.toml` lets the linker emit) is a plain number.
+    let number = (skb as u32).wrapping_mul(0x9e37_79b1) >> BUCKET_SHIFT;
+    // SAFETY: the shift leaves numbers below BUCKET_COUNT.
+    unsafe { (&raw mut FOLLOWED.buckets).cast::<u64>().add(number as usize) }
+}
+
+const BUCKET_SHIFT: u32 = u32::BITS - BUCKET_COUNT.ilog2();
+const _: () = assert!(BUCKET_COUNT.is_power_of_two());
+
+/// The followed packet at this address; the common answer, no, costs one or two loads.
 #[inline(always)]
 pub(crate) fn find(skb: u64) -> Option<&'static mut Track> {
-    if BUCKETS.get(bucket(skb)).is_none_or(|followed| *followed == 0) {
+    // SAFETY: a global of this object.
+    if nobody() || unsafe { bucket(skb).read_volatile() } == 0 {
         return None;
     }
     // SAFETY: a valid map value; only the program that handles this packet writes it.
@@ -151,9 +165,10 @@ pub(crate) fn stop(skb: u64) {
 
 #[inline(always)]
 fn add(skb: u64, change: i64) {
-    if let Some(value) = BUCKETS.get_ptr_mut(bucket(skb)) {
-        // SAFETY: a valid map value; core has no atomic addition for this target, the machine does.
-        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) change) };
+    // SAFETY: globals of this object.
+    unsafe {
+        maps::add(bucket(skb), change);
+        maps::add(&raw mut FOLLOWED.all, change);
     }
 }
 
@@ -204,18 +219,25 @@ pub(crate) fn go_on_as(original: u64, copy: u64) {
 /// Another packet is being handled on this CPU: nothing is in hand.
 #[inline(always)]
 pub(crate) fn empty_hand() {
+    // Then what is in hand here is not followed any more, see `in_hand`.
+    if nobody() {
+        return;
+    }
     if let Some(hand) = HAND.get_ptr_mut(0) {
         // SAFETY: a valid per-CPU map value.
         unsafe { (*hand).skb = 0 };
     }
 }
 
-/// The packet in hand on this CPU.
+/// The packet in hand on this CPU, while it is followed.
 #[inline(always)]
 pub(crate) fn in_hand() -> Option<&'static Hand> {
+    if nobody() {
+        return None;
+    }
     // SAFETY: a valid per-CPU map value.
     let hand = unsafe { &*HAND.get_ptr(0)? };
-    if hand.skb == 0 { None } else { Some(hand) }
+    if hand.skb == 0 || find(hand.skb)?.journey != hand.journey { None } else { Some(hand) }
 }
 
 /// Stops following a packet that user space has done with, unless its `sk_buff` serves another journey by now.

@@ -5,7 +5,7 @@ use network_types::ip::IpProto;
 use tracer_common::tuple::{IPV4, IPV6, Tuple};
 
 use crate::{
-    headers::{Ipv4Words, has_ports},
+    headers::has_ports,
     read::{Reader, member},
     wanted,
 };
@@ -45,17 +45,16 @@ extern "C" fn glance(skb: u64, header: u64) -> u32 {
 
 #[inline(always)]
 fn ipv4(reader: &mut Reader, header: u64) -> bool {
-    let words: Ipv4Words = reader.read(header);
-    let (first, second) = (u32::from_be(words[0]), u32::from_be(words[1]));
-    let protocol = (u32::from_be(words[2]) >> 16) as u8;
+    let (size, protocol): (u8, u8) = (reader.read(header), reader.read(header + 9));
+    let fragment: u16 = reader.read(header + 6);
     // Options, later fragments and ICMP errors are left to those who read in full.
-    if first >> 24 != 0x45 || second & 0x1fff != 0 || !has_ports(protocol) {
+    if size != 0x45 || u16::from_be(fragment) & 0x1fff != 0 || !has_ports(protocol) {
         return true;
     }
     let ports: u32 = reader.read(header + 20);
     let tuple = Tuple {
-        source: [0, 0, 0, words[3]],
-        destination: [0, 0, 0, words[4]],
+        source: [0, 0, 0, reader.read(header + 12)],
+        destination: [0, 0, 0, reader.read(header + 16)],
         source_port: (u32::from_be(ports) >> 16) as u16,
         destination_port: u32::from_be(ports) as u16,
         protocol,
@@ -87,7 +86,7 @@ fn ipv6(reader: &mut Reader, header: u64) -> bool {
 
 #[inline(always)]
 fn may_be_wanted(reader: &mut Reader, tuple: &Tuple, transport: u64) -> bool {
-    if wanted::filter(tuple) || wanted::may_be_known(tuple) {
+    if wanted::filter_here(tuple) || wanted::may_be_known(tuple) {
         return true;
     }
     if tuple.protocol != TCP || !wanted::tentative() {

@@ -35,24 +35,27 @@ pub(crate) static JUDGE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static TRACKED: HashMap<u64, Track> = HashMap::with_max_entries(65_536, 0);
 
-/// How many followed packets fall into each bucket of addresses: most packets are told apart by this alone.
-#[map]
-pub(crate) static BUCKETS: Array<u64> = Array::with_max_entries(BUCKET_COUNT, 0);
-pub(crate) const BUCKET_COUNT: u32 = 4096;
+/// How many packets are followed. A global, not a map's entry: programs reach it in one load.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.followed")]
+pub(crate) static mut FOLLOWED: Followed = Followed { all: 0, buckets: [0; BUCKET_COUNT as usize] };
+pub(crate) const BUCKET_COUNT: u32 = 1 << 12;
 
 /// Connections that matched, by their packets' tuples as they arrive.
 #[map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(65_536, 0);
 
 /// Not 0 where a tuple with this hash was put into [`FLOWS`].
-#[map]
-pub(crate) static FLOW_BUCKETS: Array<u8> = Array::with_max_entries(FLOW_BUCKET_COUNT, 0);
-pub(crate) const FLOW_BUCKET_COUNT: u32 = 65_536;
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.flows")]
+pub(crate) static mut FLOW_BUCKETS: [u8; FLOW_BUCKET_COUNT as usize] = [0; FLOW_BUCKET_COUNT as usize];
+pub(crate) const FLOW_BUCKET_COUNT: u32 = 1 << 16;
 
 /// Conntrack entries whose connection was seen not to match.
-#[map]
-pub(crate) static REFUSED: Array<u64> = Array::with_max_entries(REFUSED_COUNT, 0);
-pub(crate) const REFUSED_COUNT: u32 = 4096;
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.refused")]
+pub(crate) static mut REFUSED: [u64; REFUSED_COUNT as usize] = [0; REFUSED_COUNT as usize];
+pub(crate) const REFUSED_COUNT: u32 = 1 << 12;
 
 /// Traced namespaces: address of `struct net` to inode number.
 #[map]
@@ -122,6 +125,15 @@ pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(4096, 0)
 /// Room to put a [`RuleHits`] together.
 #[map]
 pub(crate) static HITS: PerCpuArray<RuleHits> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
+
+/// Followed packets, counted: nearly all packets of a busy machine are told apart by this alone.
+#[repr(C)]
+pub(crate) struct Followed {
+    /// On the whole machine.
+    pub(crate) all: u64,
+    /// By the bucket that their `sk_buff`'s address falls into.
+    pub(crate) buckets: [u64; BUCKET_COUNT as usize],
+}
 
 /// A followed packet.
 #[repr(C)]
@@ -236,15 +248,16 @@ pub(crate) struct Passes {
     pub(crate) generation: u64,
 }
 
-/// Counts a pass. In one instruction of the machine: it may be interrupted by other packets that pass, and none of them
-/// may get lost. (core has no atomic addition for this target.)
+/// Adds to a number that programs on other CPUs, or some that interrupt this one, add to as well: none of it may get lost.
+/// (core has no atomic addition for this target.)
+///
+/// # Safety
+/// `to` lies in a map's value.
 #[inline(always)]
-pub(crate) fn count_pass(passes: *mut Passes) {
-    // SAFETY: a valid per-CPU map value, of which `all` is the first field.
-    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) passes, in(reg) 1u64) };
+pub(crate) unsafe fn add(to: *mut u64, change: i64) {
+    // SAFETY: the caller's.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) to, in(reg) change) };
 }
-
-const _: () = assert!(core::mem::offset_of!(Passes, all) == 0);
 
 /// Adds 1 to a counter of this CPU, and says what it is by now.
 #[inline(always)]

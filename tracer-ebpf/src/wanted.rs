@@ -34,8 +34,14 @@ pub(crate) fn filter(tuple: &Tuple) -> bool {
 pub(crate) extern "C" fn filter_matches(tuple: *const Tuple) -> u32 {
     // SAFETY: null or a live structure, which the verifier checks for each caller.
     let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
+    u32::from(filter_here(tuple))
+}
+
+/// [`filter`], in the caller: a tuple in registers stays there.
+#[inline(always)]
+pub(crate) fn filter_here(tuple: &Tuple) -> bool {
     // SAFETY: written before the program was loaded, read-only since.
-    u32::from(unsafe { (*(&raw const SETTINGS)).filter.matches(tuple) })
+    unsafe { (*(&raw const SETTINGS)).filter.matches(tuple) }
 }
 
 /// Not a packet that is asked for ([`at_first_sight`]).
@@ -115,10 +121,18 @@ fn bucket(tuple: &Tuple) -> u32 {
     (mixed ^ mixed >> 16) & (FLOW_BUCKET_COUNT - 1)
 }
 
+/// The entry of [`FLOW_BUCKETS`] for a tuple.
+#[inline(always)]
+fn flow_bucket(tuple: &Tuple) -> *mut u8 {
+    // SAFETY: `bucket` gives numbers below the count.
+    unsafe { (&raw mut FLOW_BUCKETS).cast::<u8>().add(bucket(tuple) as usize) }
+}
+
 /// Whether a connection that matched may have this tuple; where not, [`known_flow`] is false in every namespace.
 #[inline(always)]
 pub(crate) fn may_be_known(tuple: &Tuple) -> bool {
-    FLOW_BUCKETS.get(bucket(tuple)).is_some_and(|present| *present != 0)
+    // SAFETY: a global of this object.
+    unsafe { flow_bucket(tuple).read_volatile() != 0 }
 }
 
 #[inline(always)]
@@ -138,28 +152,28 @@ pub(crate) fn remember_flow(tuple: &Tuple, netns: u32) {
         count(Counter::FlowsFull);
         return;
     }
-    if let Some(present) = FLOW_BUCKETS.get_ptr_mut(bucket(tuple)) {
-        // SAFETY: a valid map value; setting it twice does no harm.
-        unsafe { *present = 1 };
-    }
+    // SAFETY: a global of this object; setting it twice does no harm.
+    unsafe { flow_bucket(tuple).write_volatile(1) };
 }
 
+/// The entry of [`REFUSED`] for a connection.
 #[inline(always)]
-fn refused_slot(conntrack: u64) -> u32 {
-    ((conntrack >> 6) as u32 ^ (conntrack >> 18) as u32) & (REFUSED_COUNT - 1)
+fn refused_slot(conntrack: u64) -> *mut u64 {
+    let number = ((conntrack >> 6) as u32 ^ (conntrack >> 18) as u32) & (REFUSED_COUNT - 1);
+    // SAFETY: the mask leaves numbers below the count.
+    unsafe { (&raw mut REFUSED).cast::<u64>().add(number as usize) }
 }
 
 /// Whether this established connection was seen not to match.
 #[inline(always)]
 pub(crate) fn is_refused(conntrack: u64) -> bool {
-    REFUSED.get(refused_slot(conntrack)).is_some_and(|known| *known == conntrack)
+    // SAFETY: a global of this object.
+    unsafe { refused_slot(conntrack).read_volatile() == conntrack }
 }
 
 /// Remembers that this connection does not match.
 #[inline(always)]
 pub(crate) fn refuse(conntrack: u64) {
-    if let Some(slot) = REFUSED.get_ptr_mut(refused_slot(conntrack)) {
-        // SAFETY: a valid map value, written whole.
-        unsafe { *slot = conntrack };
-    }
+    // SAFETY: a global of this object; written whole.
+    unsafe { refused_slot(conntrack).write_volatile(conntrack) };
 }

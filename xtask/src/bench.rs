@@ -5,6 +5,7 @@ mod rules;
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    path::Path,
     process::Command,
     time::Instant,
 };
@@ -19,6 +20,7 @@ use self::observer::{Observer, Seen};
 use crate::{
     build,
     shell::{find_program, say},
+    vm,
 };
 
 /// Published and inner port; [`UNUSED_PORT`] never carries a packet.
@@ -49,14 +51,37 @@ struct Cost {
     nanoseconds: f64,
 }
 
+/// Who counts instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// The processor, asked by `perf`, where it does.
+    Processor,
+    /// The clock of an emulated machine: one instruction, one nanosecond.
+    Clock,
+}
+
+/// Runs [`bench`] in a machine whose clock counts instructions.
+pub(crate) fn in_emulation() -> Result<()> {
+    build::command(true)?;
+    let own = std::env::current_exe().context("find this program")?;
+    let built = std::env::current_dir().context("find the current folder")?.join("target/release/pathtrace");
+    let word = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    vm::by_instructions(&format!("PATHTRACE_BIN={} {} bench --emulated", word(&built), word(&own)))
+}
+
+/// Measures what the number of rules does, and prints a table.
+pub(crate) fn by_rules() -> Result<()> {
+    build_if_not_given()?;
+    rules::bench()
+}
+
+fn build_if_not_given() -> Result<()> {
+    if std::env::var_os("PATHTRACE_BIN").is_none() { build::command(true) } else { Ok(()) }
+}
+
 /// Measures and prints a table.
-pub(crate) fn bench(by_rules: bool) -> Result<()> {
-    if std::env::var_os("PATHTRACE_BIN").is_none() {
-        build::command(true)?;
-    }
-    if by_rules {
-        return rules::bench();
-    }
+pub(crate) fn bench(count: Count) -> Result<()> {
+    build_if_not_given()?;
     let lab = Lab::new(Topology::Routed)?;
     let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
     let dnat = format!("-t nat -A PREROUTING -p udp --dport {PORT} -j DNAT --to-destination {server}");
@@ -65,7 +90,7 @@ pub(crate) fn bench(by_rules: bool) -> Result<()> {
     ruleset::iptables(lab.netns("host")?, Backend::Nft, Family::Ipv4, filter)?;
     // Its queue fills up, and then every packet dies there: the same for all.
     let _sink = lab.netns("server")?.run(|| UdpSocket::bind(server)).context("bind the receiver")?;
-    measure(&lab)?;
+    measure(&lab, count)?;
 
     let observers: Vec<Observer> = Observer::ALL.into_iter().filter(Observer::is_installed).collect();
     let mut costs = vec![Vec::new(); observers.len()];
@@ -74,7 +99,7 @@ pub(crate) fn bench(by_rules: bool) -> Result<()> {
         say(&format!("round {round} of {ROUNDS}, {PACKETS} packets each"));
         for (number, observer) in observers.iter().enumerate() {
             let running = observer.start(lab.netns("host")?)?;
-            costs[number].push(measure(&lab)?);
+            costs[number].push(measure(&lab, count)?);
             seen[number] = running.stop()?.or(seen[number]);
         }
     }
@@ -83,11 +108,11 @@ pub(crate) fn bench(by_rules: bool) -> Result<()> {
 }
 
 /// Sends the packets once, under `perf` where there is one.
-fn measure(lab: &Lab) -> Result<Cost> {
+fn measure(lab: &Lab, count: Count) -> Result<Cost> {
     let client = lab.netns("client")?;
     let to = SocketAddr::new(lab.address("host", Family::Ipv4)?, PORT);
     let own = std::env::current_exe().context("find this program")?;
-    let perf = find_program("perf");
+    let perf = find_program("perf").filter(|_| count == Count::Processor);
     let mut command: Command = client.command(perf.as_ref().unwrap_or(&own))?;
     if perf.is_some() {
         command.args(["stat", "-x", ",", "-e", "instructions", "--"]).arg(&own);
@@ -100,7 +125,10 @@ fn measure(lab: &Lab) -> Result<Cost> {
         String::from_utf8_lossy(&output.stdout).trim().parse::<f64>().context("read the time taken")?;
     let packets = f64::from(PACKETS);
     Ok(Cost {
-        instructions: instructions(&said).map(|count| count / packets),
+        instructions: match count {
+            Count::Processor => instructions(&said).map(|count| count / packets),
+            Count::Clock => Some(elapsed / packets),
+        },
         nanoseconds: elapsed / packets,
     })
 }

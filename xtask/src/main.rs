@@ -17,6 +17,8 @@ use std::{net::SocketAddr, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use self::bench::Count;
+
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Everything one does with this workspace")]
 struct Arguments {
@@ -50,6 +52,12 @@ enum Verb {
         /// The same packet through 10 to 5,000 rules instead
         #[arg(long)]
         rules: bool,
+        /// Count instructions, by the clock of an emulated machine; for machines whose processor counts none
+        #[arg(long, conflicts_with = "rules")]
+        instructions: bool,
+        /// A nanosecond of this machine's clock is an instruction
+        #[arg(long, hide = true)]
+        emulated: bool,
     },
     /// What `bench` runs in the client's namespace
     #[command(hide = true)]
@@ -85,7 +93,9 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Check => check::check(),
         Verb::Test { arguments } => test::test(&arguments),
         Verb::Demo => demo::demo(),
-        Verb::Bench { rules } => bench::bench(rules),
+        Verb::Bench { instructions: true, .. } => bench::in_emulation(),
+        Verb::Bench { rules: true, .. } => bench::by_rules(),
+        Verb::Bench { emulated, .. } => bench::bench(if emulated { Count::Clock } else { Count::Processor }),
         Verb::BenchSend { to, count } => bench::send(to, count),
         Verb::VmTest(options) => vm::vm_test(&options),
         Verb::Scenario { name: Some(name), list: false } => scenario::show(&name),

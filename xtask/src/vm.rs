@@ -56,6 +56,9 @@ pub(crate) struct Options {
     /// Write docs/compatibility.md from this run and those before; `--group doctor` gives the kernels' features
     #[arg(long)]
     page: bool,
+    /// With a command: the machine's clock counts instructions, one to the nanosecond, on one processor
+    #[arg(long, requires = "command")]
+    instructions: bool,
     /// Run this shell command instead of tests: same folder, same files; what it changes is lost
     #[arg(last = true)]
     command: Vec<String>,
@@ -97,7 +100,7 @@ pub(crate) fn vm_test(options: &Options) -> Result<()> {
     if options.command.is_empty() {
         test(&kernels, options)
     } else {
-        run(&kernels, &options.command.join(" "))
+        run(&kernels, &options.command.join(" "), options.instructions)
     }
 }
 
@@ -122,6 +125,14 @@ fn quick() -> Result<Counts> {
     Ok(table::counts(&fields))
 }
 
+/// Runs a shell command on 6.12, in the current folder, where the clock counts instructions instead of time.
+///
+/// # Errors
+/// When this machine cannot emulate or fetch the kernel, or the command failed.
+pub(crate) fn by_instructions(command: &str) -> Result<()> {
+    run(&prepare(&[Release::V6_12])?, command, true)
+}
+
 /// What machines need of this one, and the kernels.
 fn prepare(releases: &[Release]) -> Result<Vec<Kernel>> {
     tools::install()?;
@@ -141,8 +152,11 @@ impl Display for Unavailable {
 
 const FAILED: &str = "not everything passed; see above";
 
-fn run(kernels: &[Kernel], command: &str) -> Result<()> {
-    let job = Job::here(command, COMMAND_DEADLINE)?;
+fn run(kernels: &[Kernel], command: &str, by_instructions: bool) -> Result<()> {
+    let mut job = Job::here(command, COMMAND_DEADLINE)?;
+    if by_instructions {
+        job = job.by_instructions();
+    }
     let mut bad = Vec::new();
     for kernel in kernels {
         let ended = machine::run(kernel, &job, &mut |line| println!("{line}"))?;

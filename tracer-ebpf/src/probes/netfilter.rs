@@ -16,7 +16,7 @@ use crate::{
     emit::{Place, sight},
     follow,
     headers::{self, Headers, network_header},
-    maps::{JUDGE, PASSES, count_pass},
+    maps::{self, JUDGE, PASSES},
     read::{Reader, member, plain, trusted},
     wanted,
 };
@@ -45,11 +45,12 @@ macro_rules! patched {
     }};
 }
 
-/// Counts a packet, followed or not: readings of rule counters want to know of each.
+/// Counts a packet, followed or not: readings of rule counters want to know of each. (While no packet is followed there are none.)
 #[inline(always)]
 pub(super) fn pass() {
     if let Some(passes) = PASSES.get_ptr_mut(0) {
-        count_pass(passes);
+        // SAFETY: a valid per-CPU map value.
+        unsafe { maps::add(&raw mut (*passes).all, 1) };
     }
 }
 
@@ -57,6 +58,9 @@ pub(super) fn pass() {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "socket")]
 pub(crate) extern "C" fn netfilter_follow(ctx: *const Context) -> i32 {
+    if follow::nobody() {
+        return ACCEPT;
+    }
     pass();
     // SAFETY: the verifier knows the context.
     let skb = unsafe { (*ctx).skb as u64 };
@@ -84,12 +88,16 @@ pub(crate) extern "C" fn netfilter_judge(ctx: *const Context) -> i32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "socket")]
 pub(crate) extern "C" fn netfilter_gate(ctx: *const Context) -> i32 {
-    pass();
+    let nobody = follow::nobody();
+    if !nobody {
+        pass();
+    }
     // SAFETY: the verifier knows the context.
     let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
     let role = patched!(patch::ROLE);
-    if follow::find(skb).is_none() {
-        if role & role::ENTRY != 0
+    if nobody || follow::find(skb).is_none() {
+        if !nobody
+            && role & role::ENTRY != 0
             && let Some(original) = follow::copied_from(plain(skb))
         {
             follow::go_on_as(original, plain(skb));

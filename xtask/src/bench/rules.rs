@@ -8,7 +8,7 @@ use tests::{
     topology::{Family, Lab, Topology},
 };
 
-use super::{PACKETS, PORT, ROUNDS, measure, median, observer::Observer};
+use super::{Count, PACKETS, PORT, ROUNDS, measure, median, observer::Observer};
 use crate::shell::say;
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 5_000];
@@ -37,13 +37,13 @@ fn row(backend: Backend, size: usize) -> Result<()> {
     ruleset::restore(host, backend, Family::Ipv4, &rules(size, server))?;
     let _sink =
         lab.netns("server")?.run(|| std::net::UdpSocket::bind(server)).context("bind the receiver")?;
-    measure(&lab)?;
+    measure(&lab, Count::Processor)?;
     let mut times = [const { Vec::new() }; OBSERVERS.len()];
     for round in 1..=ROUNDS {
         say(&format!("{} with {size} rules, round {round} of {ROUNDS}", backend.name()));
         for (observer, times) in OBSERVERS.into_iter().zip(&mut times) {
             let running = observer.start(host)?;
-            times.push(measure(&lab)?.nanoseconds);
+            times.push(measure(&lab, Count::Processor)?.nanoseconds);
             running.stop()?;
         }
     }

@@ -31,6 +31,16 @@ const PASSED_ON: &[&str] = &["PATHTRACE_", "RUST_"];
 pub(super) struct Job {
     script: String,
     deadline: Duration,
+    clock: Clock,
+}
+
+/// What time is, inside a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clock {
+    /// Our time.
+    Real,
+    /// Each instruction takes one nanosecond, on one processor; idle time is skipped.
+    Instructions,
 }
 
 impl Job {
@@ -40,7 +50,13 @@ impl Job {
         for (name, value) in env::vars().filter(|(name, _)| PASSED_ON.iter().any(|p| name.starts_with(p))) {
             text += &format!("export {name}={}\n", quoted(&value));
         }
-        Self { script: format!("{text}{script}\n"), deadline: Duration::from_secs(deadline) }
+        let deadline = Duration::from_secs(deadline);
+        Self { script: format!("{text}{script}\n"), deadline, clock: Clock::Real }
+    }
+
+    /// In a machine whose clock counts instructions: the same work takes the same time, whatever this machine does.
+    pub(super) fn by_instructions(self) -> Self {
+        Self { clock: Clock::Instructions, ..self }
     }
 
     /// As [`Self::new`], in the current folder.
@@ -94,7 +110,7 @@ pub(super) fn run(kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Res
     fs::write(room.shared().join("start"), start_script(kernel))?;
     fs::write(room.shared().join("command"), &job.script)?;
     say(&format!("Booting {}", kernel.version));
-    let mut emulator = emulator(kernel, &room, &initramfs);
+    let mut emulator = emulator(kernel, job.clock, &room, &initramfs);
     let mut machine = Running(emulator.spawn().with_context(|| format!("start {emulator:?}"))?);
     let lines = lines_of(machine.0.stdout.take().context("qemu has no stdout")?);
     if !follow(&lines, kernel, job.deadline, show) {
@@ -149,14 +165,13 @@ fn start_script(kernel: &Kernel) -> String {
     format!("MODULES={}\nVERSION={}\n{}", quoted(&modules), quoted(version), include_str!("start.sh"))
 }
 
-fn emulator(kernel: &Kernel, room: &Room, initramfs: &Path) -> Command {
+fn emulator(kernel: &Kernel, clock: Clock, room: &Room, initramfs: &Path) -> Command {
     // A machine does not outlive us, however we end.
     let mut qemu = Command::new("setpriv");
     qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"])
         // Five levels of page tables cost emulation time and show nothing.
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-m", "3G"])
-        .args(["-smp", &kernel.release.processors().to_string()])
+        .args(["-cpu", "max,la57=off", "-m", "3G"])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")
@@ -164,6 +179,15 @@ fn emulator(kernel: &Kernel, room: &Room, initramfs: &Path) -> Command {
         .args(["-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off rdinit=/init"])
         .args(["-serial", &format!("file:{}", escaped(&room.console()))])
         .args(["-serial", "stdio"]);
+    match clock {
+        Clock::Real => {
+            let processors = kernel.release.processors().to_string();
+            qemu.args(["-accel", "tcg,thread=multi", "-smp", &processors]);
+        }
+        Clock::Instructions => {
+            qemu.args(["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"]);
+        }
+    }
     for (tag, path, more) in [("host", PathBuf::from("/"), ",readonly=on"), ("out", room.shared(), "")] {
         let path = escaped(&path);
         qemu.args([
