@@ -59,6 +59,7 @@ kernel_layout! {
     skb_len: "sk_buff"."len",
     skb_network_header: "sk_buff"."network_header",
     skb_protocol: "sk_buff"."protocol",
+    skb_mac_len: "sk_buff"."mac_len",
     skb_dev: "sk_buff"."dev",
     skb_iif: "sk_buff"."skb_iif",
     skb_mark: "sk_buff"."mark",

@@ -29,9 +29,8 @@ const NEXT: i32 = -1;
 #[classifier]
 pub(crate) fn tcx_in(ctx: TcContext) -> i32 {
     let skb = plain(ctx.skb.skb as u64);
-    let header = network_header(&mut Reader::new(), skb);
-    if follow::find(skb).is_some() || glance::may_match(skb, header) {
-        tcx_receive(skb, header);
+    if follow::find(skb).is_some() || glance::may_match_at_ingress(ctx.skb.skb, skb) {
+        tcx_receive(skb, network_header(&mut Reader::new(), skb));
     } else {
         follow::empty_hand();
     }
