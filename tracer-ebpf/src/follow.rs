@@ -30,13 +30,10 @@ pub(crate) fn nobody() -> bool {
 fn bucket(skb: u64) -> *mut u64 {
     // The verifier allows no arithmetic on a pointer it knows; a copy of its low half (a 32-bit move, which
     // `.cargo/config.toml` lets the linker emit) is a plain number.
-    let number = (skb as u32).wrapping_mul(0x9e37_79b1) >> BUCKET_SHIFT;
-    // SAFETY: the shift leaves numbers below BUCKET_COUNT.
-    unsafe { (&raw mut FOLLOWED.buckets).cast::<u64>().add(number as usize) }
+    let number = (skb as u32).wrapping_mul(0x9e37_79b1) >> (u32::BITS - BUCKET_COUNT.ilog2());
+    // SAFETY: an index below the count.
+    unsafe { (&raw mut FOLLOWED.buckets).cast::<u64>().add(maps::index::<BUCKET_COUNT>(number)) }
 }
-
-const BUCKET_SHIFT: u32 = u32::BITS - BUCKET_COUNT.ilog2();
-const _: () = assert!(BUCKET_COUNT.is_power_of_two());
 
 /// The followed packet at this address; the common answer, no, costs one or two loads.
 #[inline(always)]

@@ -248,6 +248,17 @@ pub(crate) struct Passes {
     pub(crate) generation: u64,
 }
 
+/// The low bits of a number as an index into `COUNT` entries, a power of two; with an instruction that the verifier of every
+/// kernel follows, and that the compiler does not move to where it does not.
+#[inline(always)]
+pub(crate) fn index<const COUNT: u32>(number: u32) -> usize {
+    const { assert!(COUNT.is_power_of_two()) };
+    let mut index = u64::from(number);
+    // SAFETY: arithmetic.
+    unsafe { asm!("{0} &= {1}", inout(reg) index, const COUNT - 1, options(pure, nomem, nostack)) };
+    index as usize
+}
+
 /// Adds to a number that programs on other CPUs, or some that interrupt this one, add to as well: none of it may get lost.
 /// (core has no atomic addition for this target.)
 ///

@@ -12,7 +12,7 @@ use tracer_common::{
 use crate::{
     conntrack,
     headers::{Fragment, Headers, zeroed},
-    maps::{FLOW_BUCKET_COUNT, FLOW_BUCKETS, FLOWS, FlowKey, REFUSED, REFUSED_COUNT, SETTINGS, count},
+    maps::{self, FLOW_BUCKET_COUNT, FLOW_BUCKETS, FLOWS, FlowKey, REFUSED, REFUSED_COUNT, SETTINGS, count},
 };
 
 const TCP: u8 = 6;
@@ -114,18 +114,18 @@ pub(crate) fn tentative() -> bool {
 }
 
 #[inline(always)]
-fn bucket(tuple: &Tuple) -> u32 {
+fn mixed(tuple: &Tuple) -> u32 {
     let mixed = tuple.source[3].wrapping_mul(0x9e37_79b1)
         ^ tuple.destination[3].wrapping_mul(0x85eb_ca6b)
         ^ ((tuple.source_port as u32) << 16 | tuple.destination_port as u32).wrapping_mul(0xc2b2_ae35);
-    (mixed ^ mixed >> 16) & (FLOW_BUCKET_COUNT - 1)
+    mixed ^ mixed >> 16
 }
 
 /// The entry of [`FLOW_BUCKETS`] for a tuple.
 #[inline(always)]
 fn flow_bucket(tuple: &Tuple) -> *mut u8 {
-    // SAFETY: `bucket` gives numbers below the count.
-    unsafe { (&raw mut FLOW_BUCKETS).cast::<u8>().add(bucket(tuple) as usize) }
+    // SAFETY: an index below the count.
+    unsafe { (&raw mut FLOW_BUCKETS).cast::<u8>().add(maps::index::<FLOW_BUCKET_COUNT>(mixed(tuple))) }
 }
 
 /// Whether a connection that matched may have this tuple; where not, [`known_flow`] is false in every namespace.
@@ -159,9 +159,9 @@ pub(crate) fn remember_flow(tuple: &Tuple, netns: u32) {
 /// The entry of [`REFUSED`] for a connection.
 #[inline(always)]
 fn refused_slot(conntrack: u64) -> *mut u64 {
-    let number = ((conntrack >> 6) as u32 ^ (conntrack >> 18) as u32) & (REFUSED_COUNT - 1);
-    // SAFETY: the mask leaves numbers below the count.
-    unsafe { (&raw mut REFUSED).cast::<u64>().add(number as usize) }
+    let number = (conntrack >> 6) as u32 ^ (conntrack >> 18) as u32;
+    // SAFETY: an index below the count.
+    unsafe { (&raw mut REFUSED).cast::<u64>().add(maps::index::<REFUSED_COUNT>(number)) }
 }
 
 /// Whether this established connection was seen not to match.
