@@ -83,7 +83,7 @@ fn came_in(skb: u64) -> bool {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn judged(skb: u64, header: u64, verdict: u32, program: u32) -> u32 {
     let mut reader = Reader::new();
     let device: u64 = member!(reader, skb, skb_dev);
@@ -120,7 +120,7 @@ fn judged(skb: u64, header: u64, verdict: u32, program: u32) -> u32 {
     0
 }
 
-#[inline(never)]
+#[inline(always)]
 fn frame_judged(frame: u64, verdict: u32, program: u32) -> u32 {
     let mut reader = Reader::new();
     let device = xdp::device_of(&mut reader, frame);
@@ -147,15 +147,27 @@ fn frame_judged(frame: u64, verdict: u32, program: u32) -> u32 {
         return 0;
     }
     if verdict == XDP_PASS {
-        let passed =
-            Passed { device, identity: headers.identity, tuple: headers.tuple, program, reserved: 0 };
-        // What finds no room is shown without that verdict.
-        let _ = XDP_PASSED.insert(buffer, passed, 0);
+        remember(&frame, headers);
     } else if !follow::is_busy() {
         let journey = follow::new_journey();
         xdp::emit_frame(journey, 0, flags | SIGHT_FIRST, &frame, headers);
     }
     0
+}
+
+/// Remembers a frame that may pass until its `sk_buff` is seen. A function of its own: what it has on the stack is gone
+/// when it returns.
+#[inline(never)]
+fn remember(frame: &Frame, headers: &Headers) -> u32 {
+    let passed = Passed {
+        device: frame.device,
+        identity: headers.identity,
+        tuple: headers.tuple,
+        program: frame.program,
+        reserved: 0,
+    };
+    // What finds no room is shown without that verdict.
+    u32::from(XDP_PASSED.insert(frame.buffer, passed, 0).is_ok())
 }
 
 /// Sends the verdict of the XDP program that let a packet pass before it was an `sk_buff`: the same buffer, device and headers.

@@ -161,7 +161,7 @@ fn load_types(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// The descriptor of a map of any kind that the kernel object has.
-pub fn map_descriptor(map: &Map) -> Result<BorrowedFd<'_>> {
+pub(super) fn map_descriptor(map: &Map) -> Result<BorrowedFd<'_>> {
     Ok(match map {
         Map::Array(data)
         | Map::HashMap(data)
