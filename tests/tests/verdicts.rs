@@ -105,9 +105,9 @@ fn who_dropped_it_is_a_stage_and_a_finding() -> Result<()> {
         let server = lab.address("server", Family::Ipv4)?;
         traffic::ping(client, server, *LONG)?;
         let says = Says::OfUdp { port: PORT, verdict };
-        // There before the trace, so that its verdicts are seen from the first packet on.
         let theirs = Foreign::attach_described(host, device, at, says, name)?;
         let trace = start(host)?;
+        wait_for_program(&trace, name)?;
         send(client, SocketAddr::new(server, PORT), SHORT)?;
         let journey = assert_sees(
             &trace,
@@ -149,6 +149,9 @@ fn what_they_let_pass_goes_on_in_one_journey() -> Result<()> {
         let tc_in = Foreign::attach_described(host, "eth0", At::FilterIngress, of_udp(TC_OK), "lets_by")?;
         let tc_out = Foreign::attach_described(host, "eth1", At::FilterEgress, of_udp(TC_OK), "lets_out")?;
         let trace = start(host)?;
+        for name in ["lets_in", "lets_by", "lets_out"] {
+            wait_for_program(&trace, name)?;
+        }
         send(client, SocketAddr::new(server, PORT), SHORT)?;
         let journey = assert_sees(
             &trace,
@@ -245,6 +248,7 @@ fn a_packet_that_tc_keeps_ends_there() -> Result<()> {
     let says = Says::OfUdp { port: PORT, verdict: TC_STOLEN };
     let theirs = Foreign::attach_described(host, "eth0", At::FilterIngress, says, "thief")?;
     let trace = start(host)?;
+    wait_for_program(&trace, "thief")?;
     send(client, server, SHORT)?;
     let kept = json!({
         "stages": [stage(At::FilterIngress, theirs.id()?, "thief", "TC_ACT_STOLEN")],

@@ -20,10 +20,13 @@ impl Check for DroppedByProgram {
             ProgramFate::Taken => "kept",
             _ => "dropped",
         };
+        let name = match &program.program {
+            Some(name) => format!("{name} (id {})", program.id),
+            None => format!("of id {}", program.id),
+        };
         let summary = format!(
-            "{} {} {did} {} {}: it returned {}.",
-            capital(program.program_type),
-            program.label(),
+            "{} program {name} {did} {} {}: it returned {}.",
+            program.program_type.name(),
             words::packet(case.protocol(), packet),
             place(program),
             program.verdict.name(),
@@ -35,13 +38,6 @@ impl Check for DroppedByProgram {
         evidence.extend(reason.map(|reason| format!("reason {reason}")));
         evidence.extend(outcome.location.as_ref().map(|location| format!("freed in {location}")));
         Answer::Found(words::finding(self.code(), &summary, &evidence, &fix(program)))
-    }
-}
-
-fn capital(program_type: ProgramType) -> &'static str {
-    match program_type {
-        ProgramType::Xdp => "XDP program",
-        ProgramType::Tc => "The tc program",
     }
 }
 
