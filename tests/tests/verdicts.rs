@@ -21,25 +21,27 @@ const TC_OK: i32 = 0;
 const TC_SHOT: i32 = 2;
 const TC_STOLEN: i32 = 4;
 
-/// What doctor says of the feature: why there is none.
-fn missing() -> Result<Option<String>> {
+/// What doctor says of a feature: why there is none.
+fn missing(feature: &str) -> Result<Option<String>> {
     let output = pathtrace::command(None)?.args(["doctor", "--json"]).output()?;
     let report: Value = serde_json::from_slice(&output.stdout).context("doctor's report")?;
     let items = report["items"].as_array().context("doctor's items")?;
-    let says = |item: &&Value| {
-        item["summary"].as_str().is_some_and(|summary| summary.starts_with("fexit on programs"))
-    };
-    let item = items.iter().find(says).context("doctor says nothing of fexit")?;
+    let says = |item: &&Value| item["summary"].as_str().is_some_and(|summary| summary.starts_with(feature));
+    let item = items.iter().find(says).with_context(|| format!("doctor says nothing of {feature}"))?;
     Ok((item["level"] != "ok").then(|| item["evidence"][0].as_str().unwrap_or_default().to_owned()))
 }
 
 /// Whether the test cannot be here, which it says.
-fn skips() -> Result<bool> {
-    let why = missing()?;
+fn skips_without(feature: &str) -> Result<bool> {
+    let why = missing(feature)?;
     if let Some(why) = &why {
-        eprintln!("skipped, no fexit on programs: {why}");
+        eprintln!("skipped, no {feature}: {why}");
     }
     Ok(why.is_some())
+}
+
+fn skips() -> Result<bool> {
+    skips_without("fexit on programs")
 }
 
 fn start(host: &Netns) -> Result<Pathtrace> {
@@ -230,7 +232,10 @@ fn a_program_without_description_is_named_and_said_to_be_unseen() -> Result<()> 
         .filter(|said| said.contains("verdicts are not seen of XDP bare (program "))
         .collect();
     assert_eq!(about.len(), 1, "{about:?}");
-    assert!(about[0].ends_with("on eth0: it was loaded without a description of its functions (BTF)"), "{about:?}");
+    assert!(
+        about[0].ends_with("on eth0: it was loaded without a description of its functions (BTF)"),
+        "{about:?}"
+    );
     assert!(trace.stop()?.status.success());
     Ok(())
 }
@@ -257,5 +262,42 @@ fn a_packet_that_tc_keeps_ends_there() -> Result<()> {
     });
     assert_sees(&trace, &kept)?;
     assert!(trace.stop()?.status.success());
+    Ok(())
+}
+
+#[test]
+fn they_are_seen_too_once_tcx_watches_the_devices() -> Result<()> {
+    if skips()? || skips_without("tcx links")? {
+        return Ok(());
+    }
+    for (at, verdict, word, result) in [
+        (At::Xdp, XDP_DROP, "XDP_DROP", "dropped"),
+        (At::Xdp, XDP_PASS, "XDP_PASS", "forwarded"),
+        (At::TcxIngress, TC_SHOT, "TC_ACT_SHOT", "dropped"),
+        (At::TcxEgress, TC_SHOT, "TC_ACT_SHOT", "dropped"),
+    ] {
+        let lab = Lab::new(Topology::Routed)?;
+        let (client, host) = (lab.netns("client")?, lab.netns("host")?);
+        let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
+        traffic::ping(client, server.ip(), *LONG)?;
+        let trace = start(host)?;
+        trace.wait_for_devices()?;
+        let device = if at == At::TcxEgress { "eth1" } else { "eth0" };
+        let says = Says::OfUdp { port: PORT, verdict };
+        let theirs = Foreign::attach_described(host, device, at, says, "theirs")?;
+        wait_for_program(&trace, "theirs")?;
+        send(client, server, SHORT)?;
+        let seen = json!({
+            "stages": [
+                {"kind": "device", "device": "eth0", "direction": "in", "elapsed_ns": 0},
+                stage(at, theirs.id()?, "theirs", word)
+            ],
+            "outcome": {"result": result},
+            "notes": "null"
+        });
+        assert_sees(&trace, &seen)?;
+        let report = trace.stop()?;
+        assert_eq!(report.summary()?["by_result"], json!({result: 1}), "{at:?} {word}");
+    }
     Ok(())
 }

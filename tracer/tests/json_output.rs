@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tracer::{
-    model::{Backend, Journey, Line, Notice, NoticeLevel, OutcomeKind, ProgramType, Protocol, Start, TableFamily},
+    model::{
+        Backend, Journey, Line, Notice, NoticeLevel, OutcomeKind, ProgramType, Protocol, Start, TableFamily,
+    },
     render::{Json, Render},
     summary::{Events, Shown, Tally},
 };

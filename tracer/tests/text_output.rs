@@ -98,10 +98,7 @@ fn verdicts_of_programs_of_others_are_rows_and_the_one_that_dropped_is_the_end()
         device.programs = vec!["XDP their_prog (program 12, generic)".into(), "tcx other (program 5)".into()];
     });
     let way = way.program("eth0", ProgramType::Xdp, 12, 2).program("eth0", ProgramType::Tc, 0, 2);
-    let text = shown(
-        plain(),
-        [way.dies(OutcomeKind::Dropped, "TC_INGRESS", "sch_handle_ingress", |_| {})],
-    );
+    let text = shown(plain(), [way.dies(OutcomeKind::Dropped, "TC_INGRESS", "sch_handle_ingress", |_| {})]);
     for line in [
         "programs of others judge on eth0: tcx other (program 5)",
         "XDP          XDP_PASS     their_prog (program 12) on eth0",

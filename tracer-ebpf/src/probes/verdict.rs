@@ -93,8 +93,7 @@ fn judged(skb: u64, header: u64, verdict: u32, program: u32) -> u32 {
     if !headers::parse(header, headers) {
         return 0;
     }
-    let mut place =
-        Place { location: program as u64, reason: verdict, ..Place::new(Kind::TcVerdict, netns) };
+    let mut place = Place { location: program as u64, reason: verdict, ..Place::new(Kind::TcVerdict, netns) };
     let came_in = came_in(skb);
     if came_in {
         place.device_in = device;

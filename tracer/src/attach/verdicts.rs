@@ -142,8 +142,10 @@ impl Verdicts {
 /// XDP and tc programs of others, wherever they stand.
 fn others() -> impl Iterator<Item = ProgramInfo> {
     loaded_programs().flatten().filter(|program| {
-        let judges =
-            matches!(program.program_type(), bpf_prog_type::BPF_PROG_TYPE_XDP | bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS);
+        let judges = matches!(
+            program.program_type(),
+            bpf_prog_type::BPF_PROG_TYPE_XDP | bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS
+        );
         judges && !OWN.map(Some).contains(&program.name_as_str())
     })
 }

@@ -8,8 +8,8 @@ use super::{flows::Flows, open::Open};
 use crate::{
     decode::{self, Fragment, HitsEvent, SightEvent},
     model::{
-        Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet,
-        ProgramStage, Protocol, RouteStage, Tuple,
+        Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, ProgramStage,
+        Protocol, RouteStage, Tuple,
     },
     plan::Gap,
     rules::path::Fate,

@@ -29,13 +29,7 @@ impl Correlator {
 
 impl Open {
     /// A program returned.
-    pub(super) fn program(
-        &mut self,
-        sight: &SightEvent,
-        id: u32,
-        verdict: ProgramVerdict,
-        names: &Names,
-    ) {
+    pub(super) fn program(&mut self, sight: &SightEvent, id: u32, verdict: ProgramVerdict, names: &Names) {
         let (device, ifindex, direction) = match (sight.device_in(), sight.device_out()) {
             (Some(device), _) => (device, sight.raw.in_ifindex, DeviceDirection::In),
             (None, Some(device)) => (device, sight.raw.out_ifindex, DeviceDirection::Out),
@@ -78,9 +72,7 @@ impl Open {
 
     /// The last stage that did more than let the packet pass.
     pub(super) fn last_but_passing(&self) -> Option<&DraftStage> {
-        let passes = |stage: &&DraftStage| {
-            matches!(stage, DraftStage::Program(program) if program.verdict.fate() == ProgramFate::Passed)
-        };
+        let passes = |stage: &&DraftStage| matches!(stage, DraftStage::Program(program) if program.verdict.fate() == ProgramFate::Passed);
         self.stages.iter().rev().map(|timed| &timed.stage).find(|stage| !passes(stage))
     }
 
@@ -99,8 +91,8 @@ impl Open {
         let Some(DraftStage::Program(program)) = self.stages.last().map(|timed| &timed.stage) else { return };
         let (verdict, label) = (program.verdict.name().into_owned(), program.label());
         // Only XDP tells by itself that it sends back by the same device.
-        let device = (program.program_type == ProgramType::Xdp && verdict == XDP_TX)
-            .then(|| program.device.clone());
+        let device =
+            (program.program_type == ProgramType::Xdp && verdict == XDP_TX).then(|| program.device.clone());
         let stage = self.last_stage();
         match fate {
             ProgramFate::Passed => {}

@@ -50,7 +50,9 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let absent = layout.absent().map(|(structure, path)| format!("{structure}.{path}")).collect();
     let settings = Settings {
         layout,
-        tc_at_ingress: types.bit_field("sk_buff", "tc_at_ingress").map_or(Bit::ABSENT, |field| Bit::new(field.bit)),
+        tc_at_ingress: types
+            .bit_field("sk_buff", "tc_at_ingress")
+            .map_or(Bit::ABSENT, |field| Bit::new(field.bit)),
         sizes: Sizes { tuplehash: types.size_of("nf_conntrack_tuple_hash").unwrap_or(0) },
         arguments: match mechanism {
             Mechanism::Links => Arguments::NOTHING,

@@ -72,12 +72,7 @@ impl Shelf {
     pub(in super::super) fn open(&self) -> Result<Texts> {
         let maps: Vec<_> = self.maps.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
         let object = Object::open(&object::for_kernel(self.edition, self.cast), &maps)?;
-        Ok(Texts {
-            xdp: object.text(XDP)?,
-            tc: object.text(TC)?,
-            types: object.types,
-            verbose: self.verbose,
-        })
+        Ok(Texts { xdp: object.text(XDP)?, tc: object.text(TC)?, types: object.types, verbose: self.verbose })
     }
 }
 
@@ -93,11 +88,12 @@ impl Texts {
         let text = if program_type == ProgramType::Xdp { &self.xdp } else { &self.tc };
         let mut instructions = text.instructions.clone();
         set(&mut instructions, patch::PROGRAM, id.cast_signed())?;
-        let loaded_as =
-            As { program_type: TRACING, attach_type: FEXIT, target: Some((target, function)) };
+        let loaded_as = As { program_type: TRACING, attach_type: FEXIT, target: Some((target, function)) };
         let types = self.types.as_ref();
         let program = text.submit(&instructions, loaded_as, types, &mut []).map_err(|error| {
-            let said = (self.verbose || std::env::var_os("PT_LOG").is_some()).then(|| text.log(&instructions, loaded_as, types)).flatten();
+            let said = (self.verbose || std::env::var_os("PT_LOG").is_some())
+                .then(|| text.log(&instructions, loaded_as, types))
+                .flatten();
             Refused::ByKernel { doing: "BPF_PROG_LOAD, fexit", error, said: said.map(|(_, log)| log) }
         })?;
         link(&program).map_err(|error| Refused::ByKernel {

@@ -79,8 +79,14 @@ fn xdp(said: &[LinkXdp]) -> impl Iterator<Item = u32> {
 
 /// Numbers of the tcx programs of a device; none before 6.6.
 fn tcx(device: &str) -> Vec<u32> {
-    let at = |side| SchedClassifier::query_tcx(device, side).map(|(_, programs)| programs).unwrap_or_default();
-    [TcAttachType::Ingress, TcAttachType::Egress].map(at).iter().flatten().map(|program| program.id()).collect()
+    let at =
+        |side| SchedClassifier::query_tcx(device, side).map(|(_, programs)| programs).unwrap_or_default();
+    [TcAttachType::Ingress, TcAttachType::Egress]
+        .map(at)
+        .iter()
+        .flatten()
+        .map(|program| program.id())
+        .collect()
 }
 
 /// Numbers of the programs that are filters of a device and decide themselves. (Of others the number that they return

@@ -138,7 +138,7 @@ fn what_passes_at_the_last_device_departs_as_without_a_program() {
             trace.wait(50 * MILLISECOND);
         }
         let draft = trace.only();
-        assert_eq!(kinds(draft), ["device", "route", "table", "device", "program"]);
+        assert_eq!(kinds(draft), ["device", "table", "device", "program"]);
         assert_eq!(draft.outcome.result, OutcomeKind::Forwarded);
         assert_eq!(draft.outcome.device.as_deref(), Some("eth1"));
     }

@@ -33,8 +33,7 @@ impl Check for DroppedByProgram {
         );
         let verdict = program.verdict.name();
         let reason = outcome.reason.as_ref().filter(|reason| **reason != verdict);
-        let mut evidence =
-            vec![format!("{} returned {verdict} for this packet", program.label())];
+        let mut evidence = vec![format!("{} returned {verdict} for this packet", program.label())];
         evidence.extend(reason.map(|reason| format!("reason {reason}")));
         evidence.extend(outcome.location.as_ref().map(|location| format!("freed in {location}")));
         Answer::Found(words::finding(self.code(), &summary, &evidence, &fix(program)))

@@ -21,7 +21,8 @@ impl Detail {
 /// What others do on a device, but those programs whose verdict is shown (by number).
 pub(super) fn of_device(device: &DeviceStage, judged_by: &[u32]) -> Vec<Detail> {
     let is_shown = |program: &str| {
-        let is = |id| program.contains(&format!("(program {id},")) || program.contains(&format!("(program {id})"));
+        let is =
+            |id| program.contains(&format!("(program {id},")) || program.contains(&format!("(program {id})"));
         judged_by.iter().any(is)
     };
     let unseen = device.programs.iter().map(String::as_str).filter(|program| !is_shown(program));
