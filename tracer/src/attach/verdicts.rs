@@ -44,8 +44,8 @@ use crate::{
 const OWN: [&str; 3] = ["xdp_in", "tcx_in", "tcx_out"];
 /// How often programs are looked for. (The kernel tells nobody when they come.)
 const LOOK: Duration = Duration::from_millis(250);
-/// A look may take this part of the time at most.
-const SHARE: u32 = 50;
+/// A look may take this part of the time at most: one twentieth.
+const SHARE: u32 = 20;
 /// How long the start waits for the first look where there are programs.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 
@@ -117,13 +117,10 @@ impl Verdicts {
         let job = move || {
             let mut done = Some(done);
             loop {
-                let began = Instant::now();
-                if !watch.look() {
-                    return;
-                }
+                let Some(took) = watch.look() else { return };
                 // Nobody waits any more after the first time.
                 drop(done.take());
-                match hear.recv_timeout(LOOK.max(began.elapsed() * SHARE)) {
+                match hear.recv_timeout(LOOK.max(took * SHARE)) {
                     Ok(namespaces) => watch.namespaces = hear.try_iter().last().unwrap_or(namespaces),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -163,10 +160,14 @@ struct Watch {
 }
 
 impl Watch {
-    /// Looks on programs that have come, and lets go of those that left; false where it is of no use to look again.
-    fn look(&mut self) -> bool {
+    /// Looks on programs that have come, and lets go of those that left. Gives how long it took to find them, which every
+    /// look takes; `None` where it is of no use to look again.
+    fn look(&mut self) -> Option<Duration> {
+        let began = Instant::now();
         let programs: BTreeMap<u32, ProgramInfo> = others().map(|program| (program.id(), program)).collect();
-        let Some(placed) = self.placed(programs.is_empty()) else { return true };
+        let placed = self.placed(programs.is_empty());
+        let took = began.elapsed();
+        let Some(placed) = placed else { return Some(took) };
         self.links.retain(|id, _| placed.contains_key(id));
         self.refused.retain(|id| placed.contains_key(id));
         for (id, stands) in placed {
@@ -186,7 +187,7 @@ impl Watch {
                 }
                 Err(why) if why.is_general() => {
                     let _ = self.say.send(VerdictNews::Unseen(format!("{label} and others: {why}")));
-                    return false;
+                    return None;
                 }
                 Err(why) => {
                     self.refused.insert(id);
@@ -195,10 +196,10 @@ impl Watch {
             };
             // Nobody listens any more when the trace is over.
             if self.say.send(news).is_err() {
-                return false;
+                return None;
             }
         }
-        true
+        Some(took)
     }
 
     /// What stands on the devices of the traced namespaces; `None` where one could not be looked at.

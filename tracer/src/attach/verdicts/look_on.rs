@@ -91,9 +91,7 @@ impl Texts {
         let loaded_as = As { program_type: TRACING, attach_type: FEXIT, target: Some((target, function)) };
         let types = self.types.as_ref();
         let program = text.submit(&instructions, loaded_as, types, &mut []).map_err(|error| {
-            let said = (self.verbose || std::env::var_os("PT_LOG").is_some())
-                .then(|| text.log(&instructions, loaded_as, types))
-                .flatten();
+            let said = self.verbose.then(|| text.log(&instructions, loaded_as, types)).flatten();
             Refused::ByKernel { doing: "BPF_PROG_LOAD, fexit", error, said: said.map(|(_, log)| log) }
         })?;
         link(&program).map_err(|error| Refused::ByKernel {
