@@ -25,6 +25,39 @@ impl Offset {
     }
 }
 
+/// One bit of a structure, or absent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bit {
+    byte: Offset,
+    mask: u8,
+    reserved: u8,
+}
+
+impl Bit {
+    pub const ABSENT: Self = Self { byte: Offset::ABSENT, mask: 0, reserved: 0 };
+
+    /// The bit that BTF gives this number, counted from the start of the structure.
+    #[must_use]
+    pub const fn new(bit: u32) -> Self {
+        let mask = if cfg!(target_endian = "little") { 1 << (bit % 8) } else { 0x80 >> (bit % 8) };
+        match Offset::new(bit / 8) {
+            Some(byte) => Self { byte, mask, reserved: 0 },
+            None => Self::ABSENT,
+        }
+    }
+
+    /// Byte offset, and the bit in that byte.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(self) -> Option<(u64, u8)> {
+        match self.byte.get() {
+            Some(byte) => Some((byte, self.mask)),
+            None => None,
+        }
+    }
+}
+
 macro_rules! kernel_layout {
     ($($field:ident: $kernel_type:literal . $path:literal,)+) => {
         /// Offsets of every member that the kernel side reads.

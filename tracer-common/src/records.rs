@@ -32,6 +32,11 @@ pub enum Kind {
     /// [`Sight`]: a packet came by XDP on a device, which knows no `sk_buff` ([`Sight::skb`] is 0) unless the packet is
     /// followed already.
     Xdp = 12,
+    /// [`Sight`]: an XDP program of somebody else has judged a frame: its number is [`Sight::location`], what it returned
+    /// [`Sight::reason`]. [`Sight::skb`] as with [`Self::Xdp`].
+    XdpVerdict = 20,
+    /// [`Sight`]: the same of a tc program and a packet.
+    TcVerdict = 21,
 }
 
 impl Kind {
@@ -50,6 +55,8 @@ impl Kind {
             Self::Answer,
             Self::Socket,
             Self::Xdp,
+            Self::XdpVerdict,
+            Self::TcVerdict,
         ]
         .into_iter()
         .find(|kind| *kind as u32 == number)
@@ -102,7 +109,7 @@ pub struct Sight {
     pub skb: u64,
     /// Address of its buffer: clones share it.
     pub buffer: u64,
-    /// Drop and consume: the caller of the freeing function. With [`SIGHT_XDP`]: a journey. Else 0.
+    /// Drop and consume: the caller of the freeing function. With [`SIGHT_XDP`]: a journey. Verdicts: a program. Else 0.
     pub location: u64,
     /// Address of the conntrack entry, 0 for none.
     pub conntrack: u64,
@@ -112,7 +119,7 @@ pub struct Sight {
     pub flags: u32,
     /// Netfilter: priority of the next function that judges, as the probe was placed. Else 0.
     pub priority: i32,
-    /// Drop: `enum skb_drop_reason`; [`REASON_UNKNOWN`] where the kernel has none.
+    /// Drop: `enum skb_drop_reason`; [`REASON_UNKNOWN`] where the kernel has none. Verdicts: what the program returned.
     pub reason: u32,
     pub in_ifindex: u32,
     pub out_ifindex: u32,

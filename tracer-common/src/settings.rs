@@ -3,7 +3,7 @@
 use crate::{
     filter::Filter,
     kprobe::Arguments,
-    layout::{KernelLayout, Sizes},
+    layout::{Bit, KernelLayout, Sizes},
 };
 
 /// Constants of one trace.
@@ -12,6 +12,8 @@ use crate::{
 pub struct Settings {
     pub layout: KernelLayout,
     pub sizes: Sizes,
+    /// `sk_buff.tc_at_ingress`: a tc program sees the packet on its way in.
+    pub tc_at_ingress: Bit,
     pub arguments: Arguments,
     pub freed: FreedArguments,
     pub filter: Filter,
@@ -25,6 +27,8 @@ pub struct Settings {
     pub verbose: u32,
     /// Not 0: XDP looks at packets first on some devices.
     pub xdp: u32,
+    /// Not 0: programs look on when XDP and tc programs of others return.
+    pub verdicts: u32,
     /// BTF id of the structure that kernel addresses are cast to for reading (16 bytes of integers); 0: reads call a
     /// helper.
     pub cast_type: u32,
@@ -70,6 +74,8 @@ pub mod patch {
     pub const PRIORITY: u32 = 0x7041_7468;
     /// Becomes [`super::role`] bits.
     pub const ROLE: u32 = 0x7041_7469;
+    /// In a program that looks on when another returns: becomes that one's number.
+    pub const PROGRAM: u32 = 0x7041_746b;
 }
 
 /// Tables that one gap between two probes can hold (two backends at the same priority, neighbours without room).

@@ -60,7 +60,7 @@ pub(crate) fn lags() -> bool {
 
 /// As [`lags`]; counted.
 #[inline(never)]
-fn is_busy() -> bool {
+pub(crate) fn is_busy() -> bool {
     if !lags() {
         return false;
     }

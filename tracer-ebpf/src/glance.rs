@@ -103,6 +103,24 @@ fn by_protocol(protocol: u16, bytes: impl Bytes) -> bool {
     }
 }
 
+/// The same of a frame that is no `sk_buff` yet, by the version in its network header.
+#[inline(always)]
+pub(crate) fn frame_may_match(header: u64) -> bool {
+    glance_frame(header) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn glance_frame(header: u64) -> u32 {
+    let mut reader = Reader::new();
+    let first: u8 = reader.read(header);
+    u32::from(match first >> 4 {
+        4 => ipv4(&mut reader, header),
+        6 => ipv6(&mut reader, header),
+        _ => false,
+    })
+}
+
 #[inline(always)]
 fn ipv4(mut bytes: impl Bytes) -> Option<bool> {
     let words: Ipv4Words = bytes.read(0)?;

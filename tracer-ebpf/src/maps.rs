@@ -69,6 +69,10 @@ pub(crate) static HAND: PerCpuArray<Hand> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static XDP_SEEN: PerCpuArray<XdpSeen> = PerCpuArray::with_max_entries(1, 0);
 
+/// Frames that XDP programs of others let pass, by their buffer's address, until their `sk_buff` is seen.
+#[map]
+pub(crate) static XDP_PASSED: LruHashMap<u64, Passed> = LruHashMap::with_max_entries(1024, 0);
+
 /// [`Counter`]s.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
@@ -180,6 +184,20 @@ pub(crate) struct XdpSeen {
     /// The journey that began with it; 0: it was not asked for.
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,
+}
+
+/// A frame that an XDP program of somebody else let pass.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Passed {
+    /// `struct net_device`
+    pub(crate) device: u64,
+    /// [`crate::headers::Headers::identity`], as the program left it.
+    pub(crate) identity: u64,
+    pub(crate) tuple: Tuple,
+    /// The program's number.
+    pub(crate) program: u32,
+    pub(crate) reserved: u32,
 }
 
 /// A packet at a place of the plan.

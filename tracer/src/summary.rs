@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::model::{
-    Backend, DecidedBy, Finding, Journey, NetfilterStage, OutcomeKind, StageKind, Summary, SummaryFinding,
-    Verdict,
+    Backend, DecidedBy, Finding, Journey, NetfilterStage, OutcomeKind, ProgramStage, StageKind, Summary,
+    SummaryFinding, Verdict,
 };
 
 /// Whether a journey reached the user.
@@ -58,6 +58,9 @@ impl Tally {
         if let Some(stage) = fatal_stage(journey) {
             *self.by_rule.entry(decider_with_text(stage)).or_default() += 1;
         }
+        if let Some(program) = journey.fatal_program() {
+            *self.by_rule.entry(program_decider(program)).or_default() += 1;
+        }
         for finding in &journey.findings {
             self.add_finding(finding, journey.id);
         }
@@ -106,7 +109,7 @@ pub(crate) fn fatal_stage(journey: &Journey) -> Option<&NetfilterStage> {
         StageKind::Netfilter(stage) => {
             Some(stage).filter(|stage| matches!(stage.verdict, Some(Verdict::Drop | Verdict::Reject)))
         }
-        StageKind::Device(_) | StageKind::Route(_) => None,
+        StageKind::Device(_) | StageKind::Route(_) | StageKind::Program(_) => None,
     }
 }
 
@@ -120,6 +123,11 @@ pub(crate) fn decider(stage: &NetfilterStage) -> String {
         (Some(DecidedBy::Mapping), _) => format!("{table} mapping"),
         (Some(DecidedBy::Rule) | None, _) => format!("{table} {chain}"),
     }
+}
+
+/// `XDP drop_port (program 12) on eth0`
+pub(crate) fn program_decider(program: &ProgramStage) -> String {
+    format!("{} {} on {}", program.program_type.name(), program.label(), program.device)
 }
 
 fn decider_with_text(stage: &NetfilterStage) -> String {

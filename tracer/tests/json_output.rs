@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tracer::{
-    model::{Backend, Journey, Line, Notice, NoticeLevel, OutcomeKind, Protocol, Start, TableFamily},
+    model::{
+        Backend, Journey, Line, Notice, NoticeLevel, OutcomeKind, ProgramType, Protocol, Start, TableFamily,
+    },
     render::{Json, Render},
     summary::{Events, Shown, Tally},
 };
@@ -231,4 +233,17 @@ fn strings_keep_their_meaning_and_do_nothing_to_a_terminal() {
     assert_eq!(actual["stages"][0]["device"], "eth\u{1b}[2J0");
     let outside_the_basic_plane = Notice { level: NoticeLevel::Info, message: "a\u{e0001}b\u{1f600}".into() };
     assert_eq!(parsed(&Line::Notice(outside_the_basic_plane))["message"], "a\u{e0001}b\u{1f600}");
+}
+
+#[test]
+fn a_verdict_of_somebody_elses_program_is_a_stage() {
+    let way = Way::of(1, Protocol::UDP, "10.1.0.2:40000", "10.1.0.1:53").enters("eth0");
+    let way = way.program("eth0", ProgramType::Xdp, 12, 2).program("eth0", ProgramType::Tc, 0, 2);
+    let shown = journey(way.dies(OutcomeKind::Dropped, "TC_INGRESS", "sch_handle_ingress", |_| {}));
+    let xdp = json!({"kind": "program", "elapsed_ns": 2100, "netns": journeys::HOST, "device": "eth0", "ifindex": 2,
+                     "direction": "in", "program_type": "xdp", "program": "their_prog", "id": 12, "verdict": "XDP_PASS"});
+    let tc = json!({"kind": "program", "elapsed_ns": 4200, "netns": journeys::HOST, "device": "eth0", "ifindex": 2,
+                    "direction": "in", "program_type": "tc", "program": null, "id": 0, "verdict": "TC_ACT_SHOT"});
+    assert_eq!((&shown["stages"][1], &shown["stages"][2]), (&xdp, &tc));
+    assert_eq!(shown["outcome"]["stage"], 2);
 }

@@ -9,7 +9,7 @@ use tracer::{
 };
 use tracer_common::{
     filter::Filter,
-    layout::{KernelLayout, Sizes},
+    layout::{Bit, KernelLayout, Sizes},
     settings::Settings,
 };
 
@@ -18,6 +18,9 @@ fn settings() -> Settings {
     let types = KernelTypes::open(Path::new(BTF_DIRECTORY)).expect("this kernel has BTF");
     Settings {
         layout: KernelLayout::resolve(|structure, path| types.offset_of(structure, path)),
+        tc_at_ingress: types
+            .bit_field("sk_buff", "tc_at_ingress")
+            .map_or(Bit::ABSENT, |field| Bit::new(field.bit)),
         sizes: Sizes { tuplehash: types.size_of("nf_conntrack_tuple_hash").unwrap_or(0) },
         arguments: arguments::resolve(&types),
         freed: tracepoints::freed(&types),
@@ -27,6 +30,7 @@ fn settings() -> Settings {
         tentative: 1,
         verbose: 0,
         xdp: 0,
+        verdicts: 1,
         cast_type: 0,
     }
 }

@@ -9,7 +9,8 @@ use insta::assert_snapshot;
 use jiff::tz::TimeZone;
 use tracer::{
     model::{
-        Journey, Line, Notice, NoticeLevel, OutcomeKind, Packet, Protocol, Start, Summary, SummaryFinding,
+        Journey, Line, Notice, NoticeLevel, OutcomeKind, Packet, ProgramType, Protocol, StageKind, Start,
+        Summary, SummaryFinding,
     },
     render::{Render, Text, TextOptions},
 };
@@ -88,6 +89,25 @@ fn long_walks_programs_of_others_and_a_rule_without_text() {
     let text = shown(plain(), [journeys::kube_service_dropped(1)]);
     assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
     assert_snapshot!(text);
+}
+
+#[test]
+fn verdicts_of_programs_of_others_are_rows_and_the_one_that_dropped_is_the_end() {
+    let way = Way::of(1, Protocol::UDP, "10.1.0.2:40000", "10.1.0.1:53").enters("eth0").with(|journey| {
+        let StageKind::Device(device) = &mut journey.stages[0].kind else { unreachable!() };
+        device.programs = vec!["XDP their_prog (program 12, generic)".into(), "tcx other (program 5)".into()];
+    });
+    let way = way.program("eth0", ProgramType::Xdp, 12, 2).program("eth0", ProgramType::Tc, 0, 2);
+    let text = shown(plain(), [way.dies(OutcomeKind::Dropped, "TC_INGRESS", "sch_handle_ingress", |_| {})]);
+    for line in [
+        "programs of others judge on eth0: tcx other (program 5)",
+        "XDP          XDP_PASS     their_prog (program 12) on eth0",
+        "tc ingress   TC_ACT_SHOT  program 0 on eth0",
+        "DROPPED by tc program 0 on eth0: TC_INGRESS in sch_handle_ingress",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    assert!(!text.contains("generic"), "its verdict is shown: {text}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::{
     follow, glance,
     headers::{self, Headers, network_header},
     maps::{SCOPE, SETTINGS, Track},
-    probes::xdp,
+    probes::{verdict, xdp},
     read::{Reader, member, plain},
     wanted,
 };
@@ -93,7 +93,7 @@ fn receive_outside(skb: u64, header: u64) -> u32 {
 
 /// Inode number of the namespace when it is traced.
 #[inline(always)]
-fn in_scope(reader: &mut Reader, device: u64) -> Option<u32> {
+pub(super) fn in_scope(reader: &mut Reader, device: u64) -> Option<u32> {
     // SAFETY: written before the program was loaded, read-only since.
     if unsafe { (*(&raw const SETTINGS)).all_namespaces } != 0 {
         return Some(netns_of_device(reader, device).1);
@@ -126,6 +126,7 @@ fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
             track.device_out = 0;
             follow::take_in_hand(skb, track.journey, &headers.tuple);
             sight(skb, track, headers, &place);
+            verdict::of_xdp(skb, track, headers, &mut place);
             return Some(());
         }
         follow::stop(skb);
@@ -140,6 +141,7 @@ fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
     place.flags |= SIGHT_FIRST;
     follow::take_in_hand(skb, track.journey, &headers.tuple);
     sight(skb, track, headers, &place);
+    verdict::of_xdp(skb, track, headers, &mut place);
     Some(())
 }
 

@@ -8,4 +8,5 @@ mod netfilter;
 mod peek;
 mod route;
 mod socket;
+mod verdict;
 mod xdp;

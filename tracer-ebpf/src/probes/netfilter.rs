@@ -3,7 +3,7 @@
 //! aya knows no netfilter program type, so these are in a section that aya accepts, never loaded by it, and
 //! loaded by `tracer::attach::netfilter` with its own constants for each place (`patch`).
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_tail_call};
 use tracer_common::{
@@ -40,10 +40,11 @@ macro_rules! patched {
     ($magic:expr) => {{
         let value: u64;
         // SAFETY: loads an immediate into a register.
-        unsafe { asm!("{0} = {1}", out(reg) value, const $magic) };
+        unsafe { core::arch::asm!("{0} = {1}", out(reg) value, const $magic) };
         value as u32
     }};
 }
+pub(crate) use patched;
 
 /// Counts a packet, followed or not: readings of rule counters want to know of each. (While no packet is followed there are none.)
 #[inline(always)]

@@ -28,14 +28,17 @@ const OUTER_VLAN: u16 = 0x88a8u16.to_be();
 
 /// A packet that XDP saw: who and where.
 #[derive(Clone, Copy)]
-struct Frame {
+pub(super) struct Frame {
     /// `struct net_device`
-    device: u64,
-    netns: u32,
+    pub(super) device: u64,
+    pub(super) netns: u32,
     /// `skb->head` of the packet that this becomes.
-    buffer: u64,
+    pub(super) buffer: u64,
     /// Bytes from the network header on.
-    length: u32,
+    pub(super) length: u32,
+    /// The program of somebody else that judged it, 0 for our own look, and what it returned.
+    pub(super) program: u32,
+    pub(super) verdict: u32,
 }
 
 #[xdp]
@@ -52,8 +55,7 @@ fn look(frame: u64) -> u32 {
     let seen = unsafe { &mut *seen };
     seen.buffer = 0;
     let mut reader = Reader::new();
-    let queue: u64 = member!(reader, frame, xdp_rxq);
-    let device: u64 = member!(reader, queue, rxq_dev);
+    let device = device_of(&mut reader, frame);
     let mut room = MaybeUninit::uninit();
     let headers = Headers::empty(&mut room);
     if !headers::parse(network_header(&mut reader, frame, device), headers) {
@@ -65,6 +67,8 @@ fn look(frame: u64) -> u32 {
         netns: netns_of_device(&mut reader, device).1,
         buffer: member!(reader, frame, xdp_hard_start),
         length: end.wrapping_sub(headers.address) as u32,
+        program: 0,
+        verdict: REASON_UNKNOWN,
     };
     if let Some((skb, journey)) = known_as(&frame, headers) {
         emit_frame(journey, skb, 0, &frame, headers);
@@ -74,9 +78,16 @@ fn look(frame: u64) -> u32 {
     0
 }
 
+/// The `struct net_device` that a frame came in by.
+#[inline(always)]
+pub(super) fn device_of(reader: &mut Reader, frame: u64) -> u64 {
+    let queue: u64 = member!(reader, frame, xdp_rxq);
+    member!(reader, queue, rxq_dev)
+}
+
 /// Address of a frame's network header.
 #[inline(always)]
-fn network_header(reader: &mut Reader, frame: u64, device: u64) -> u64 {
+pub(super) fn network_header(reader: &mut Reader, frame: u64, device: u64) -> u64 {
     let data: u64 = member!(reader, frame, xdp_data);
     let kind: u16 = member!(reader, device, dev_type);
     if kind != ETHERNET && kind != LOOPBACK {
@@ -89,7 +100,7 @@ fn network_header(reader: &mut Reader, frame: u64, device: u64) -> u64 {
 /// The followed packet in hand, where the tracepoint has just seen it on this CPU: it comes from this device, has
 /// these headers, and the frame is its own buffer.
 #[inline(always)]
-fn known_as(frame: &Frame, headers: &Headers) -> Option<(u64, u64)> {
+pub(super) fn known_as(frame: &Frame, headers: &Headers) -> Option<(u64, u64)> {
     let hand = follow::in_hand()?;
     let track = follow::find(hand.skb)?;
     let buffer: u64 = member!(Reader::new(), hand.skb, skb_head);
@@ -115,16 +126,17 @@ fn begin(seen: &mut XdpSeen, frame: &Frame, headers: &Headers) {
 }
 
 #[inline(never)]
-fn emit_frame(journey: u64, skb: u64, flags: u32, frame: &Frame, headers: &Headers) -> u32 {
+pub(super) fn emit_frame(journey: u64, skb: u64, flags: u32, frame: &Frame, headers: &Headers) -> u32 {
     let mut reader = Reader::new();
     record::<Sight>(|sight| {
-        sight.head = head(Kind::Xdp, journey);
+        sight.head = head(if frame.program == 0 { Kind::Xdp } else { Kind::XdpVerdict }, journey);
+        sight.location = frame.program as u64;
         sight.skb = skb;
         sight.buffer = frame.buffer;
         sight.netns = frame.netns;
         sight.flags = flags;
         sight.length = frame.length;
-        sight.reason = REASON_UNKNOWN;
+        sight.reason = frame.verdict;
         sight.conntrack_info = CONNTRACK_NONE;
         emit::device(&mut reader, frame.device, &mut sight.in_ifindex, &mut sight.in_name);
         copy_headers(headers, sight);

@@ -12,6 +12,8 @@ pub mod object;
 mod placement;
 mod readings;
 mod syscall;
+mod text;
+pub mod verdicts;
 mod xdp;
 
 use std::{
@@ -28,7 +30,7 @@ use aya::{
 };
 use tracer_common::{counters::Counter, settings::Settings};
 
-pub use self::{devices::News, placement::Namespace};
+pub use self::{devices::News, placement::Namespace, verdicts::VerdictNews};
 use self::{
     devices::{Devices, Way},
     kprobe::Kprobes,
@@ -36,6 +38,7 @@ use self::{
     netfilter::Programs,
     object::Cast,
     readings::Readings,
+    verdicts::{ProgramNames, Shelf, Verdicts},
     xdp::Observer,
 };
 use crate::{
@@ -98,6 +101,10 @@ pub struct Kernel {
     diagnostics: Option<Diagnostics>,
     /// `None` without `--xdp`.
     observer: Option<Observer>,
+    /// `None` once the thread has it.
+    shelf: Option<Shelf>,
+    verdicts: Option<Verdicts>,
+    program_names: ProgramNames,
     attached: Vec<&'static str>,
     missing: Vec<String>,
     /// Name of the table of ours that switches the kernel's own trace on; it is not shown.
@@ -119,8 +126,10 @@ impl Kernel {
     ) -> Result<Self> {
         let cast = Cast::find(&types);
         settings.cast_type = cast.map_or(0, |cast| cast.kind);
-        let object = object::for_kernel(object::Edition::of(&types), cast);
+        let edition = object::Edition::of(&types);
+        let object = object::for_kernel(edition, cast);
         let mut ebpf = object::create(&object, &settings)?;
+        let shelf = Shelf::new(ebpf.maps(), edition, cast, verbose)?;
         let peek = Peek::load(&mut ebpf, &types)?;
         let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
         write_offsets(&mut ebpf, &offsets)?;
@@ -129,7 +138,7 @@ impl Kernel {
             Mechanism::Kprobes => TableProbes::Kprobes(Kprobes::new(&mut ebpf, settings.arguments)?),
         };
         let readings = Readings::new(&mut ebpf)?;
-        let says = verbose && object::Edition::of(&types) == object::Edition::Current;
+        let says = verbose && edition == object::Edition::Current;
         let diagnostics = says.then(|| Diagnostics::take(&mut ebpf)).transpose()?;
         Ok(Self {
             probes,
@@ -144,6 +153,9 @@ impl Kernel {
             devices: None,
             diagnostics,
             observer: None,
+            shelf: Some(shelf),
+            verdicts: None,
+            program_names: ProgramNames::default(),
             attached: Vec::new(),
             missing: Vec::new(),
             own_table: None,
@@ -263,6 +275,7 @@ impl Kernel {
             HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
         scope.insert(net, inode, 0)?;
         self.namespaces.insert(inode, Namespace::new(inode, path, net, self.own_table.clone()));
+        self.verdicts_follow();
         self.sync_one(inode, true, view).map(|_| ())
     }
 
@@ -278,6 +291,7 @@ impl Kernel {
             observer.remove(inode);
         }
         if let Some(namespace) = self.namespaces.remove(&inode) {
+            self.verdicts_follow();
             let mut scope: HashMap<_, u64, u32> =
                 HashMap::try_from(self.ebpf.map_mut("SCOPE").context("kernel object: no map SCOPE")?)?;
             scope.remove(&namespace.net())?;

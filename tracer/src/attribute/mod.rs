@@ -44,6 +44,9 @@ impl Attributor {
             match &timed.stage {
                 DraftStage::Device(device) => builder.push(StageKind::Device(device.clone()), time, netns),
                 DraftStage::Route(route) => builder.push(StageKind::Route(route.clone()), time, netns),
+                DraftStage::Program(program) => {
+                    builder.push(StageKind::Program(program.clone()), time, netns);
+                }
                 DraftStage::Table(_) => {
                     let tables = same_gap(&draft.stages[at..]);
                     at += tables.len() - 1;

@@ -98,6 +98,8 @@ impl Open {
             self.end(OutcomeKind::Delivered, None);
         } else if self.last_device_out().is_some() {
             self.left();
+        } else if let Some(fate) = self.last_fate() {
+            self.ended_by_program(fate);
         } else {
             let stage = self.last_stage();
             let location = names.function(location);
@@ -133,7 +135,10 @@ impl Open {
             Waiting::Delivery | Waiting::SocketVerdict => {
                 self.end(OutcomeKind::Delivered, None);
             }
-            Waiting::Departure => self.left(),
+            Waiting::Departure => match self.last_fate() {
+                Some(fate) => self.ended_by_program(fate),
+                None => self.left(),
+            },
             Waiting::Reassembly => {
                 self.judged(Fate::Unknown, None);
                 let stage = self.last_stage();
@@ -161,8 +166,8 @@ impl Open {
             || matches!(self.waiting, Waiting::Delivery | Waiting::SocketVerdict)
     }
 
-    fn last_device_out(&self) -> Option<String> {
-        match &self.stages.last()?.stage {
+    pub(super) fn last_device_out(&self) -> Option<String> {
+        match self.last_but_passing()? {
             DraftStage::Device(device) if device.direction == DeviceDirection::Out => {
                 Some(device.device.clone())
             }

@@ -52,7 +52,7 @@ impl Open {
             DraftStage::Route(route) => {
                 route.destination.is_multicast() || route.route_type.as_deref() == Some("broadcast")
             }
-            DraftStage::Device(_) | DraftStage::Table(_) => false,
+            DraftStage::Device(_) | DraftStage::Table(_) | DraftStage::Program(_) => false,
         })
     }
 }

@@ -8,8 +8,8 @@ use super::{flows::Flows, open::Open};
 use crate::{
     decode::{self, Fragment, HitsEvent, SightEvent},
     model::{
-        Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, Protocol,
-        RouteStage, Tuple,
+        Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, ProgramStage,
+        Protocol, RouteStage, Tuple,
     },
     plan::Gap,
     rules::path::Fate,
@@ -39,6 +39,7 @@ pub enum DraftStage {
     Device(DeviceStage),
     Route(RouteStage),
     Table(DraftTable),
+    Program(ProgramStage),
 }
 
 /// A stage and when it was, in nanoseconds of CLOCK_MONOTONIC.

@@ -11,6 +11,7 @@ mod names;
 mod nested;
 mod netfilter;
 mod open;
+mod program;
 mod route;
 mod xdp;
 
@@ -136,6 +137,9 @@ impl Correlator {
         if sight.kind == SightKind::Xdp {
             return self.at_xdp(journey, sight);
         }
+        if matches!(sight.kind, SightKind::Verdict { .. }) && sight.raw.skb == 0 {
+            return self.ended_at_xdp(journey, sight, output);
+        }
         let joined = self.joined(sight);
         let sight = joined.as_ref().unwrap_or(sight);
         let ends = matches!(sight.kind, SightKind::Drop { .. } | SightKind::Consume { .. } | SightKind::Left);
@@ -235,6 +239,7 @@ impl Open {
     fn pass(&mut self, sight: &SightEvent, view: &View, names: &Names) -> bool {
         match sight.kind {
             SightKind::Xdp | SightKind::DeviceIn => self.device(sight, DeviceDirection::In),
+            SightKind::Verdict { program, verdict } => self.program(sight, program, verdict, names),
             SightKind::DeviceOut => {
                 self.leave_gap(sight);
                 self.device(sight, DeviceDirection::Out);

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-/// Drop reasons and functions.
+/// Drop reasons, functions and programs.
 #[derive(Default)]
 pub struct Names {
     reasons: HashMap<u32, String>,
     functions: Option<Box<dyn Fn(u64) -> Option<String> + Send>>,
+    programs: Option<Box<dyn Fn(u32) -> Option<String> + Send>>,
 }
 
 impl Names {
@@ -21,7 +22,18 @@ impl Names {
         Self {
             reasons: reasons.into_iter().map(|(number, name)| (number, short(name))).collect(),
             functions: Some(Box::new(function)),
+            programs: None,
         }
+    }
+
+    /// `program`: the name of a BPF program by its number.
+    #[must_use]
+    pub fn with_programs(self, program: impl Fn(u32) -> Option<String> + Send + 'static) -> Self {
+        Self { programs: Some(Box::new(program)), ..self }
+    }
+
+    pub(super) fn program(&self, number: u32) -> Option<String> {
+        self.programs.as_ref().and_then(|find| find(number))
     }
 
     /// The reason's name, or its number where this kernel has no name for it (a module's own reason).

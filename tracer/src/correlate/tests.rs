@@ -4,6 +4,7 @@ mod answers;
 mod build;
 mod flows;
 mod parts;
+mod program;
 mod xdp;
 
 use tracer_common::tuple::Tuple;

@@ -13,7 +13,7 @@ use tracer_common::{
 };
 
 use super::{DecodeError, HitsEvent};
-use crate::model::{Family, Hook, Protocol, Tuple};
+use crate::model::{Family, Hook, ProgramType, ProgramVerdict, Protocol, Tuple};
 
 /// What the kernel side saw. Holds nothing on the heap: decoding allocates nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,11 @@ impl Event {
 pub enum SightKind {
     /// A frame at XDP, before the packet is one of the stack's.
     Xdp,
+    /// A program of somebody else returned; a frame or a packet.
+    Verdict {
+        program: u32,
+        verdict: ProgramVerdict,
+    },
     DeviceIn,
     DeviceOut,
     /// Before the function with this priority.
@@ -95,6 +100,8 @@ impl SightEvent {
     pub(super) fn new(kind: Kind, raw: Sight) -> Result<Self, DecodeError> {
         let kind = match kind {
             Kind::Xdp => SightKind::Xdp,
+            Kind::XdpVerdict => verdict(ProgramType::Xdp, &raw)?,
+            Kind::TcVerdict => verdict(ProgramType::Tc, &raw)?,
             Kind::DeviceIn => SightKind::DeviceIn,
             Kind::DeviceOut => SightKind::DeviceOut,
             Kind::Netfilter => SightKind::Netfilter {
@@ -177,6 +184,12 @@ impl SightEvent {
     pub fn conntrack_info(&self) -> Option<u8> {
         (self.raw.conntrack_info != CONNTRACK_NONE).then_some(self.raw.conntrack_info)
     }
+}
+
+fn verdict(program: ProgramType, raw: &Sight) -> Result<SightKind, DecodeError> {
+    let number = u32::try_from(raw.location).ok().filter(|number| *number != 0);
+    let verdict = ProgramVerdict::new(program, raw.reason.cast_signed());
+    Ok(SightKind::Verdict { program: number.ok_or(DecodeError::Value("program"))?, verdict })
 }
 
 /// Name of a device, as the kernel keeps it (`IFNAMSIZ`).

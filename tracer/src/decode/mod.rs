@@ -91,6 +91,8 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     const { assert!(std::mem::offset_of!(Head, kind) == 0) };
     match kind {
         Kind::Xdp
+        | Kind::XdpVerdict
+        | Kind::TcVerdict
         | Kind::DeviceIn
         | Kind::DeviceOut
         | Kind::Netfilter

@@ -76,7 +76,7 @@ fn any_bytes_are_an_event_or_an_error() {
             if numbers.below(4) == 0 { numbers.below(600) } else { SIZES[numbers.below(SIZES.len())] };
         let mut record: Vec<u8> = (0..length).map(|_| numbers.next() as u8).collect();
         if let Some(kind) = record.first_chunk_mut::<4>() {
-            *kind = (numbers.below(13) as u32).to_ne_bytes();
+            *kind = (numbers.below(23) as u32).to_ne_bytes();
         }
         if let Ok(event) = decode(&record) {
             let journey = record[offset_of!(Head, journey)..].first_chunk::<8>().expect("a head");
@@ -142,6 +142,30 @@ fn every_kind_of_sight_comes_through_whole() {
                 _ => SightKind::Left,
             }
         );
+    }
+}
+
+#[test]
+fn verdicts_of_programs_come_through() {
+    for (kind, returned, name) in [
+        (Kind::XdpVerdict, 1, "XDP_DROP"),
+        (Kind::XdpVerdict, 77, "77"),
+        (Kind::TcVerdict, 2, "TC_ACT_SHOT"),
+        (Kind::TcVerdict, -1, "TC_ACT_UNSPEC"),
+    ] {
+        let record = Sight {
+            head: head(kind),
+            location: 12,
+            reason: i32::cast_unsigned(returned),
+            tuple: some_tuple(IPV4),
+            ..Sight::default()
+        };
+        let Ok(Event::Sight(sight)) = decoded(&record) else { panic!("{kind:?}") };
+        let SightKind::Verdict { program, verdict } = sight.kind else { panic!("{:?}", sight.kind) };
+        assert_eq!((program, &*verdict.name()), (12, name));
+        for location in [0, 1 << 32] {
+            assert_eq!(decoded(&Sight { location, ..record }), Err(DecodeError::Value("program")));
+        }
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context, Result, bail};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use anyhow::Result;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -12,7 +11,7 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType},
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::Socket;
 
 use super::{
     network::{
@@ -20,6 +19,7 @@ use super::{
     },
     programs,
 };
+use crate::kernel::rtnetlink::{dump, open};
 
 /// # Errors
 /// When the kernel refuses a dump or its answer cannot be parsed.
@@ -40,13 +40,6 @@ pub(super) fn read() -> Result<Network> {
         judging(&socket, link);
     }
     Ok(network)
-}
-
-fn open() -> Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE).context("open an rtnetlink socket")?;
-    socket.bind_auto().context("bind the rtnetlink socket")?;
-    socket.connect(&SocketAddr::new(0, 0)).context("connect the rtnetlink socket")?;
-    Ok(socket)
 }
 
 /// The XDP program on a device (its index) of the calling thread's namespace, also one of ours: name, number and mode.
@@ -83,37 +76,6 @@ fn judging(socket: &Socket, link: &mut Link) {
         });
         found.dedup();
         if input { link.programs.input.extend(found) } else { link.programs.output.extend(found) }
-    }
-}
-
-fn dump(
-    socket: &Socket,
-    request: RouteNetlinkMessage,
-    mut take: impl FnMut(RouteNetlinkMessage),
-) -> Result<()> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("ask rtnetlink")?;
-    loop {
-        let (bytes, _) = socket.recv_from_full().context("read rtnetlink's answer")?;
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| anyhow::anyhow!("rtnetlink's answer is malformed: {error}"))?;
-            let length = message.header.length as usize;
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) => bail!("rtnetlink refused: {error}"),
-                NetlinkPayload::InnerMessage(inner) => take(inner),
-                _ => {}
-            }
-            // Messages are aligned to 4 bytes.
-            rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
-        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod net;
 pub mod peek;
 pub mod percpu;
+pub mod rtnetlink;
 pub mod symbols;
 pub mod tracepoints;
 

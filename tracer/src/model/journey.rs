@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Packet, Stage, Tuple};
+use super::{Packet, ProgramFate, ProgramStage, Stage, StageKind, Tuple};
 
 /// Direction of a packet in its connection, as conntrack says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -30,6 +30,29 @@ pub struct Journey {
     /// What could not be seen of this packet, in words (`joined after raw`, `copy of journey 4`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+impl Journey {
+    /// The XDP and tc programs of others that judged it, in order.
+    pub fn programs(&self) -> impl DoubleEndedIterator<Item = &ProgramStage> {
+        self.stages.iter().filter_map(|stage| match &stage.kind {
+            StageKind::Program(program) => Some(program),
+            _ => None,
+        })
+    }
+
+    /// The program that ended it, where one did.
+    #[must_use]
+    pub fn fatal_program(&self) -> Option<&ProgramStage> {
+        let index = self.outcome.stage.filter(|_| self.outcome.result.is_bad())?;
+        match &self.stages.get(index)?.kind {
+            StageKind::Program(program) => {
+                let ends = matches!(program.verdict.fate(), ProgramFate::Dropped | ProgramFate::Taken);
+                Some(program).filter(|_| ends)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Conntrack's idea of the packet, as iptables `--ctstate` names it.

@@ -5,6 +5,7 @@ mod journey;
 mod line;
 mod netfilter;
 mod packet;
+mod program;
 mod stage;
 
 pub use journey::{Conntrack, CtState, Direction, Finding, Journey, LocalSocket, Outcome, OutcomeKind};
@@ -13,4 +14,5 @@ pub use netfilter::{
     Backend, DecidedBy, Hook, MatchedRule, NatKind, NetfilterStage, RulesSource, TableFamily, Verdict,
 };
 pub use packet::{Family, Packet, Protocol, Tuple};
+pub use program::{ProgramFate, ProgramStage, ProgramType, ProgramVerdict};
 pub use stage::{DeviceDirection, DeviceStage, RouteStage, Stage, StageKind};

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::NetfilterStage;
+use super::{NetfilterStage, ProgramStage};
 
 /// One place on the packet's way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -23,6 +23,7 @@ pub enum StageKind {
     Device(DeviceStage),
     Netfilter(NetfilterStage),
     Route(RouteStage),
+    Program(ProgramStage),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

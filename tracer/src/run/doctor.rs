@@ -111,6 +111,17 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
         needed: false,
         used: false,
     });
+    let verdicts = kernel.try_verdicts();
+    tried.push(Capability {
+        name: "fexit on programs".to_owned(),
+        available: verdicts.is_ok(),
+        why: verdicts.err().map_or("placed on two programs of our own".to_owned(), |why| {
+            format!("{why:#}; others' programs are named where they stand")
+        }),
+        gives: "what XDP and tc programs of others said of a packet".to_owned(),
+        needed: false,
+        used: false,
+    });
     tried.extend(absent.into_iter().map(|member| Capability {
         name: member,
         available: false,

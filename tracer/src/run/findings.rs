@@ -287,5 +287,5 @@ fn name_programs(journey: &mut Journey, surroundings: &[Arc<Surroundings>]) {
 fn refused_at_device(journey: &Journey) -> Option<u32> {
     let by_netfilter = journey.outcome.reason.as_deref() == Some("NETFILTER_DROP");
     let last = journey.stages.last().filter(|_| by_netfilter)?;
-    matches!(last.kind, StageKind::Device(_)).then_some(last.netns)
+    matches!(last.kind, StageKind::Device(_) | StageKind::Program(_)).then_some(last.netns)
 }

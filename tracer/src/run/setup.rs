@@ -8,12 +8,12 @@ use nix::{time::ClockId, unistd::geteuid};
 use tracer_common::{
     filter::Filter,
     kprobe::Arguments,
-    layout::{KernelLayout, Sizes},
+    layout::{Bit, KernelLayout, Sizes},
     settings::Settings,
 };
 
 use crate::{
-    attach::{Kernel, Mechanism, kprobe, netfilter},
+    attach::{Kernel, Mechanism, kprobe, netfilter, verdicts},
     config::{ColorChoice, Config, Format, NetnsSpec, Output, ProbeMode, RulesMode, Scope, Stop},
     correlate::Names,
     error::Failure,
@@ -50,6 +50,9 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     let absent = layout.absent().map(|(structure, path)| format!("{structure}.{path}")).collect();
     let settings = Settings {
         layout,
+        tc_at_ingress: types
+            .bit_field("sk_buff", "tc_at_ingress")
+            .map_or(Bit::ABSENT, |field| Bit::new(field.bit)),
         sizes: Sizes { tuplehash: types.size_of("nf_conntrack_tuple_hash").unwrap_or(0) },
         arguments: match mechanism {
             Mechanism::Links => Arguments::NOTHING,
@@ -62,6 +65,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
         tentative: u32::from(config.filter.active != 0),
         verbose: u32::from(config.kernel_log),
         xdp: u32::from(config.xdp),
+        verdicts: u32::from(verdicts::is_known(&types)),
         cast_type: 0,
     };
     let reasons = types.enum_values("skb_drop_reason").unwrap_or_default();
@@ -79,8 +83,10 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Failure> {
     )
     .map_err(|error| no_probe(config.probes, error))?;
     let functions = kernel.symbols();
+    let programs = kernel.program_names();
     let names =
-        Names::new(reasons, move |address| functions.function_at(address).map(|(name, _)| name.to_owned()));
+        Names::new(reasons, move |address| functions.function_at(address).map(|(name, _)| name.to_owned()))
+            .with_programs(move |id| programs.get(id));
     Ok(Loaded { kernel, names, absent })
 }
 

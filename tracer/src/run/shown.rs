@@ -14,6 +14,9 @@ fn passes_device(config: &Config, journey: &Journey) -> bool {
     config.interfaces.is_empty()
         || journey.stages.iter().any(|stage| match &stage.kind {
             StageKind::Device(device) => config.interfaces.iter().any(|name| name.as_str() == device.device),
+            StageKind::Program(program) => {
+                config.interfaces.iter().any(|name| name.as_str() == program.device)
+            }
             StageKind::Route(_) | StageKind::Netfilter(_) => false,
         })
 }

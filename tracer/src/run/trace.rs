@@ -106,6 +106,7 @@ impl<'c> Trace<'c> {
         let said = kernel_trace.start(scoped.namespaces(), &mut kernel);
         let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
         kernel.attach_tracepoints()?;
+        kernel.start_verdicts()?;
         let observed = Observed::start(config, &scoped, &mut kernel)?;
         let (taking_over, on_clsact) = TakingOver::plan(config, &kernel, scoped.is_fixed());
         let render = renderer(

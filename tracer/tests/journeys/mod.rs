@@ -6,8 +6,8 @@ mod cases;
 
 use tracer::model::{
     Backend, Conntrack, CtState, DecidedBy, DeviceDirection, DeviceStage, Direction, Family, Hook, Journey,
-    MatchedRule, NetfilterStage, Outcome, OutcomeKind, Packet, Protocol, RouteStage, RulesSource, Stage,
-    StageKind, TableFamily, Tuple, Verdict,
+    MatchedRule, NetfilterStage, Outcome, OutcomeKind, Packet, ProgramStage, ProgramType, ProgramVerdict,
+    Protocol, RouteStage, RulesSource, Stage, StageKind, TableFamily, Tuple, Verdict,
 };
 
 pub(crate) use self::cases::*;
@@ -135,6 +135,19 @@ impl Way {
 
     pub(crate) fn leaves(self, device: &str) -> Self {
         self.device(device, DeviceDirection::Out)
+    }
+
+    /// A program of somebody else on the way in by `device`.
+    pub(crate) fn program(self, device: &str, program_type: ProgramType, id: u32, code: i32) -> Self {
+        self.stage(StageKind::Program(ProgramStage {
+            device: device.into(),
+            ifindex: 2,
+            direction: DeviceDirection::In,
+            program_type,
+            program: (id != 0).then(|| "their_prog".into()),
+            id,
+            verdict: ProgramVerdict::new(program_type, code),
+        }))
     }
 
     pub(crate) fn route(self, change: impl FnOnce(&mut RouteStage)) -> Self {

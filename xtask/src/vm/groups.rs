@@ -63,6 +63,7 @@ impl Group {
                 ("tests", "scopes"),
                 ("tests", "bad_input"),
                 ("tests", "burst"),
+                ("tests", "verdicts"),
             ],
             Self::Rules => &[
                 ("tracer", "kernel_walk"),

@@ -242,6 +242,7 @@ pub(super) fn kinds(draft: &Draft) -> Vec<&'static str> {
         DraftStage::Device(_) => "device",
         DraftStage::Route(_) => "route",
         DraftStage::Table(_) => "table",
+        DraftStage::Program(_) => "program",
     };
     draft.stages.iter().map(|timed| kind(&timed.stage)).collect()
 }

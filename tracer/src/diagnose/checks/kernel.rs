@@ -87,7 +87,8 @@ const MOST: usize = 5;
 
 /// For a packet that died at a device: what judges there besides the hooks of IP, one line a possible decision.
 fn outside_ip(case: &Case<'_>) -> Vec<String> {
-    let at_device = matches!(case.journey.stages.last().map(|stage| &stage.kind), Some(StageKind::Device(_)));
+    let last = case.journey.stages.last().map(|stage| &stage.kind);
+    let at_device = matches!(last, Some(StageKind::Device(_) | StageKind::Program(_)));
     let Some(ruleset) = case.last().filter(|_| at_device).and_then(|leg| case.ruleset(leg.netns)) else {
         return Vec::new();
     };

@@ -6,6 +6,7 @@ mod conntrack;
 mod docker;
 mod kernel;
 mod listener;
+mod program;
 mod proxy;
 mod replies;
 mod routing;
@@ -15,6 +16,7 @@ use super::{Answer, Case, Check, case, leg, reasons, ruleset, words};
 
 /// All of them, the special before the general.
 pub(super) static ALL: &[&dyn Check] = &[
+    &program::DroppedByProgram,
     &docker::ForwardDropAfterDnat,
     &docker::PublishedPortNotTranslated,
     &docker::RuleOnUnusedChain,

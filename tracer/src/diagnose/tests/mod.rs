@@ -3,6 +3,7 @@
 mod conntrack;
 mod lab;
 mod listeners;
+mod program;
 mod published;
 mod replies;
 mod routing;

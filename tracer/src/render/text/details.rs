@@ -18,12 +18,19 @@ impl Detail {
     }
 }
 
-/// What others do on a device.
-pub(super) fn of_device(device: &DeviceStage) -> Vec<Detail> {
-    if device.programs.is_empty() {
+/// What others do on a device, but those programs whose verdict is shown (by number).
+pub(super) fn of_device(device: &DeviceStage, judged_by: &[u32]) -> Vec<Detail> {
+    let is_shown = |program: &str| {
+        let is =
+            |id| program.contains(&format!("(program {id},")) || program.contains(&format!("(program {id})"));
+        judged_by.iter().any(is)
+    };
+    let unseen = device.programs.iter().map(String::as_str).filter(|program| !is_shown(program));
+    let unseen: Vec<&str> = unseen.collect();
+    if unseen.is_empty() {
         return Vec::new();
     }
-    let text = format!("programs of others judge on {}: {}", device.device, device.programs.join(", "));
+    let text = format!("programs of others judge on {}: {}", device.device, unseen.join(", "));
     vec![Detail::new("note", Ink::Doubt, text)]
 }
 

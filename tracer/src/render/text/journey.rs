@@ -119,7 +119,7 @@ impl View<'_> {
         page.ink(ink, verdict).put(format_args!(
             "{:1$}",
             "",
-            VERDICT.saturating_sub(verdict.chars().count())
+            VERDICT.saturating_sub(verdict.chars().count()).max(1)
         ));
         let text = if ink == Ink::Faint { Ink::Faint } else { Ink::Plain };
         for (index, line) in lines.iter().enumerate() {

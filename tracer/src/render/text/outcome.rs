@@ -2,9 +2,10 @@
 
 use crate::{
     model::{
-        Finding, Journey, LocalSocket, NetfilterStage, Outcome, OutcomeKind, Packet, Stage, StageKind, Tuple,
+        Finding, Journey, LocalSocket, NetfilterStage, Outcome, OutcomeKind, Packet, ProgramFate, Stage,
+        StageKind, Tuple,
     },
-    summary::{decider, fatal_stage, table_name},
+    summary::{decider, fatal_stage, program_decider, table_name},
 };
 
 use super::{
@@ -67,7 +68,7 @@ fn last_tuple(stages: &[Stage]) -> Option<Tuple> {
 fn table(stage: &Stage) -> Option<&NetfilterStage> {
     match &stage.kind {
         StageKind::Netfilter(table) => Some(table),
-        StageKind::Device(_) | StageKind::Route(_) => None,
+        StageKind::Device(_) | StageKind::Route(_) | StageKind::Program(_) => None,
     }
 }
 
@@ -95,6 +96,10 @@ fn died_in_table(journey: &Journey, stage: &NetfilterStage) -> String {
 fn died_at(journey: &Journey) -> String {
     match journey.outcome.stage.and_then(|index| journey.stages.get(index)).map(|stage| &stage.kind) {
         Some(StageKind::Device(device)) => format!(" at device {}", device.device),
+        Some(StageKind::Program(program)) if program.verdict.fate() == ProgramFate::Passed => {
+            format!(" at device {}", program.device)
+        }
+        Some(StageKind::Program(program)) => format!(" by {}", program_decider(program)),
         Some(StageKind::Route(route)) if route.error.is_some() => " by routing".to_owned(),
         // Routing let it pass: it died behind that.
         Some(StageKind::Route(route)) => match route.route_type.as_deref() {
@@ -122,6 +127,7 @@ fn incomplete(journey: &Journey) -> String {
             format!("last seen in {} {}", table_name(table), table.hook.iptables_name())
         }
         Some(StageKind::Device(device)) => format!("last seen at device {}", device.device),
+        Some(StageKind::Program(program)) => format!("last seen by {}", program_decider(program)),
         Some(StageKind::Route(_)) => "last seen at routing".to_owned(),
         None => "never seen whole".to_owned(),
     };

@@ -4,7 +4,7 @@
 use crate::{
     model::{
         Backend, DecidedBy, DeviceDirection, DeviceStage, Direction, Journey, MatchedRule, NetfilterStage,
-        RouteStage, StageKind, Verdict,
+        ProgramFate, ProgramStage, ProgramType, RouteStage, StageKind, Verdict,
     },
     summary::table_name,
 };
@@ -52,11 +52,13 @@ pub(super) enum Body {
 /// The rows of a journey. `verbose`: every rule, nothing joined.
 pub(super) fn rows(journey: &Journey, verbose: bool) -> Vec<Row> {
     let tables = Tables { verbose, journey, name_backend: names_backends(journey) };
+    let judged_by: Vec<u32> = journey.programs().map(|program| program.id).collect();
     let mut rows: Vec<Row> = Vec::new();
     for stage in &journey.stages {
         let (label, body, details) = match &stage.kind {
-            StageKind::Device(device) => device_row(device),
+            StageKind::Device(device) => device_row(device, &judged_by),
             StageKind::Route(route) => route_row(route),
+            StageKind::Program(program) => program_row(program),
             StageKind::Netfilter(table) => tables.row(table),
         };
         let row = Row { elapsed_ns: stage.elapsed_ns, netns: stage.netns, label, body, details };
@@ -76,7 +78,7 @@ pub(super) fn names_backends(journey: &Journey) -> bool {
     let judged_by = |backend| {
         journey.stages.iter().any(|stage| match &stage.kind {
             StageKind::Netfilter(table) => table.backend == Some(backend),
-            StageKind::Device(_) | StageKind::Route(_) => false,
+            StageKind::Device(_) | StageKind::Route(_) | StageKind::Program(_) => false,
         })
     };
     judged_by(Backend::IptablesLegacy) && judged_by(Backend::IptablesNft)
@@ -102,14 +104,29 @@ impl Row {
 
 type Parts = (&'static str, Body, Vec<Detail>);
 
-fn device_row(device: &DeviceStage) -> Parts {
+fn device_row(device: &DeviceStage, judged_by: &[u32]) -> Parts {
     let label = match device.direction {
         DeviceDirection::In => "in",
         DeviceDirection::Out => "out",
     };
     let name = if device.xdp { format!("{} (XDP)", device.device) } else { device.device.clone() };
     let body = Body::Devices { names: vec![name], direction: device.direction };
-    (label, body, details::of_device(device))
+    (label, body, details::of_device(device, judged_by))
+}
+
+fn program_row(program: &ProgramStage) -> Parts {
+    let label = match (program.program_type, program.direction) {
+        (ProgramType::Xdp, _) => "XDP",
+        (ProgramType::Tc, DeviceDirection::In) => "tc ingress",
+        (ProgramType::Tc, DeviceDirection::Out) => "tc egress",
+    };
+    let ink = match program.verdict.fate() {
+        ProgramFate::Passed => Ink::Plain,
+        ProgramFate::Dropped => Ink::Bad,
+        ProgramFate::Taken | ProgramFate::Redirected => Ink::Strong,
+    };
+    let way = vec![format!("{} on {}", program.label(), program.device)];
+    (label, Body::Judged { verdict: program.verdict.name().into_owned(), ink, way }, Vec::new())
 }
 
 /// In the word order of `ip route get`.

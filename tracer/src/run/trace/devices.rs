@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Trace;
 use crate::{
-    attach::{Kernel, News},
+    attach::{Kernel, News, VerdictNews},
     config::{Config, KernelFeature},
     error::Failure,
     model::NoticeLevel,
@@ -66,6 +66,16 @@ impl Trace<'_> {
         }
         for message in self.observed.look(&self.scoped, &mut self.kernel) {
             self.notice(NoticeLevel::Warning, message)?;
+        }
+        for news in self.kernel.verdict_news() {
+            match news {
+                VerdictNews::Watched(program) => {
+                    self.devices_say(&format!("verdicts of {program} are seen from now on"))?;
+                }
+                VerdictNews::Unseen(why) => {
+                    self.notice(NoticeLevel::Info, format!("verdicts are not seen of {why}"))?;
+                }
+            }
         }
         for news in self.kernel.device_news()? {
             match news {

@@ -1,0 +1,52 @@
+//! Questions to rtnetlink: the network configuration of the calling thread's namespace.
+
+use anyhow::{Context, Result, bail};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// A socket to ask with, in the namespace of the calling thread.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn open() -> Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE).context("open an rtnetlink socket")?;
+    socket.bind_auto().context("bind the rtnetlink socket")?;
+    socket.connect(&SocketAddr::new(0, 0)).context("connect the rtnetlink socket")?;
+    Ok(socket)
+}
+
+/// Asks for a list, and hands over what is in it.
+///
+/// # Errors
+/// When the kernel refuses, or its answer cannot be parsed.
+pub fn dump(
+    socket: &Socket,
+    request: RouteNetlinkMessage,
+    mut take: impl FnMut(RouteNetlinkMessage),
+) -> Result<()> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).context("ask rtnetlink")?;
+    loop {
+        let (bytes, _) = socket.recv_from_full().context("read rtnetlink's answer")?;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(|error| anyhow::anyhow!("rtnetlink's answer is malformed: {error}"))?;
+            let length = message.header.length as usize;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) => bail!("rtnetlink refused: {error}"),
+                NetlinkPayload::InnerMessage(inner) => take(inner),
+                _ => {}
+            }
+            // Messages are aligned to 4 bytes.
+            rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
+        }
+    }
+}
