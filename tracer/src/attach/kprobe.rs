@@ -211,7 +211,8 @@ fn join(ebpf: &mut Ebpf) -> Result<()> {
     Ok(ProgramArray::try_from(map)?.set(0, &program, 0)?)
 }
 
-fn attach(ebpf: &mut Ebpf, program: &str, function: &str) -> Result<()> {
+/// Attaches a program to a function, loading it if it is not yet.
+pub(super) fn attach(ebpf: &mut Ebpf, program: &str, function: &str) -> Result<()> {
     let program: &mut KProbe = ebpf
         .program_mut(program)
         .with_context(|| format!("kernel object: no program {program}"))?

@@ -7,10 +7,12 @@ mod gaps;
 pub mod kprobe;
 mod links;
 mod log;
+mod missed;
 pub mod netfilter;
 pub mod object;
 mod placement;
 mod readings;
+mod rules;
 mod syscall;
 mod xdp;
 
@@ -28,7 +30,7 @@ use aya::{
 };
 use tracer_common::{counters::Counter, settings::Settings};
 
-pub use self::{devices::News, placement::Namespace};
+pub use self::{devices::News, placement::Namespace, rules::RuleProbes};
 use self::{
     devices::{Devices, Way},
     kprobe::Kprobes,
@@ -84,6 +86,8 @@ impl TableProbes {
 pub struct Kernel {
     ebpf: Ebpf,
     probes: TableProbes,
+    /// `None` where rules are to be told by something else.
+    rule_probes: Option<RuleProbes>,
     peek: Peek,
     types: KernelTypes,
     symbols: Arc<Symbols>,
@@ -133,6 +137,7 @@ impl Kernel {
         let diagnostics = says.then(|| Diagnostics::take(&mut ebpf)).transpose()?;
         Ok(Self {
             probes,
+            rule_probes: None,
             peek,
             types,
             symbols: symbols()?.into(),
@@ -154,6 +159,32 @@ impl Kernel {
     #[must_use]
     pub fn mechanism(&self) -> &TableProbes {
         &self.probes
+    }
+
+    /// Has rules that no counter tells of looked at as they match, in namespaces added from now on.
+    pub fn watch_rules(&mut self) {
+        self.rule_probes = Some(RuleProbes::default());
+    }
+
+    /// What looks at them; `None` without [`Self::watch_rules`].
+    #[must_use]
+    pub fn rule_probes(&self) -> Option<&RuleProbes> {
+        self.rule_probes.as_ref()
+    }
+
+    /// Whether rules can be looked at here; tried out if need be. `None` while there is nothing to look at (nf_tables is
+    /// not loaded).
+    pub fn try_rule_probes(&mut self) -> Option<Result<()>> {
+        let probes = self.rule_probes.get_or_insert_default();
+        probes.try_out(&mut self.ebpf, &self.types, &self.symbols)
+    }
+
+    /// How often rule probes were left out.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn skipped_rule_probes(&self) -> Result<u64> {
+        self.rule_probes.as_ref().map_or(Ok(0), |probes| probes.skipped(&self.ebpf))
     }
 
     /// The kernel's symbols.
@@ -329,7 +360,8 @@ impl Kernel {
         if !force && namespace.is_current(&reader)? {
             return Ok(false);
         }
-        namespace.place(&reader, &mut self.probes, &mut self.readings, &mut self.ebpf, view)?;
+        let probes = (&mut self.probes, self.rule_probes.as_mut());
+        namespace.place(&reader, probes, &mut self.readings, &mut self.ebpf, view)?;
         // What was hooked by a module loaded since the symbols were read has no name, and so is not told apart.
         let nameless: BTreeSet<u64> = namespace.nameless().collect();
         if !nameless.is_subset(&self.nameless) {

@@ -5,7 +5,10 @@ use tracer_common::records::Hit;
 use super::{ChainRef, Decision, Step, Verdict};
 use crate::{
     model::{Backend, Hook, TableFamily},
-    rules::index::{BaseChain, Chain, CounterAddress, Effect, Rule, RuleCounter, TableIndex},
+    rules::{
+        index::{BaseChain, Chain, CounterAddress, Effect, Rule, RuleCounter, TableIndex},
+        probes::Probes,
+    },
 };
 
 /// One chain a line: `NAME [policy]: effect, effect`. Base chains have a policy and are named after their hook; `!`
@@ -25,6 +28,7 @@ pub(super) fn table(text: &str) -> TableIndex {
         chains,
         counters: (0..counters as u64).map(CounterAddress::PerCpu).collect(),
         check: None,
+            probes: Probes::default(),
     }
 }
 
