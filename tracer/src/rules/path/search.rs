@@ -211,14 +211,18 @@ impl<'a> Search<'a> {
         let counter = rule.counter.map(|counter| {
             (self.slot(counter.index).filter(|slot| state.left[*slot] > 0), counter.proves_match)
         });
-        let Some(found) = seen.matches().get(state.matches).filter(|found| found.step == step) else {
-            if let Some((Some(slot), false)) = counter {
-                self.work.push(state.clone());
-                state.left[slot] -= 1;
-            }
-            return Next::Walk(state);
-        };
-        if self.blind {
+        let found = seen.matches().get(state.matches).filter(|found| found.step == step);
+        // Where it may be come to again, the match may be that one's; and what fails may do so behind the counter.
+        let may_fail = found.is_none() || self.blind;
+        if let Some((Some(slot), false)) = counter
+            && may_fail
+        {
+            let mut failed = state.clone();
+            failed.left[slot] -= 1;
+            self.work.push(failed);
+        }
+        let Some(found) = found else { return Next::Walk(state) };
+        if may_fail {
             self.work.push(state.clone());
         }
         match counter {
