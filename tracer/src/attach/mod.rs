@@ -161,32 +161,6 @@ impl Kernel {
         &self.probes
     }
 
-    /// Has rules that no counter tells of looked at as they match, in namespaces added from now on.
-    pub fn watch_rules(&mut self) {
-        self.rule_probes = Some(RuleProbes::default());
-    }
-
-    /// What looks at them; `None` without [`Self::watch_rules`].
-    #[must_use]
-    pub fn rule_probes(&self) -> Option<&RuleProbes> {
-        self.rule_probes.as_ref()
-    }
-
-    /// Whether rules can be looked at here; tried out if need be. `None` while there is nothing to look at (nf_tables is
-    /// not loaded).
-    pub fn try_rule_probes(&mut self) -> Option<Result<()>> {
-        let probes = self.rule_probes.get_or_insert_default();
-        probes.try_out(&mut self.ebpf, &self.types, &self.symbols)
-    }
-
-    /// How often rule probes were left out.
-    ///
-    /// # Errors
-    /// When the kernel does not say.
-    pub fn skipped_rule_probes(&self) -> Result<u64> {
-        self.rule_probes.as_ref().map_or(Ok(0), |probes| probes.skipped(&self.ebpf))
-    }
-
     /// The kernel's symbols.
     #[must_use]
     pub fn symbols(&self) -> Arc<Symbols> {

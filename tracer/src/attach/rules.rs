@@ -1,7 +1,10 @@
 //! Kprobes on the functions that evaluate expressions of nft rules: what shows that a rule without a counter matches.
 //! They stand beside whatever looks at the tables, and one serves every namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -11,7 +14,7 @@ use aya::{
 };
 use tracer_common::kprobe::Evaluation;
 
-use super::{kprobe, missed};
+use super::{Kernel, kprobe, missed};
 use crate::{
     kernel::{KernelTypes, Symbols, arguments},
     rules::{index::TableIndex, probes::Watch},
@@ -32,6 +35,8 @@ pub struct RuleProbes {
     /// The kernel side knows what it is given.
     told: bool,
     attached: BTreeSet<Watched>,
+    /// The probes, which end with these.
+    links: Vec<OwnedFd>,
     /// What was refused, and why: tried once.
     refused: BTreeMap<Watched, String>,
 }
@@ -93,7 +98,12 @@ impl RuleProbes {
             Watch::Reached => REACHED,
             Watch::Returned => RETURNED,
         };
-        programs.iter().try_for_each(|program| kprobe::attach(ebpf, program, name))?;
+        let mut links = Vec::new();
+        for program in programs {
+            let link = kprobe::attach_owned(ebpf, program, name)?;
+            links.push(missed::link(link.info()?.id())?);
+        }
+        self.links.append(&mut links);
         Ok(true)
     }
 
@@ -125,7 +135,7 @@ impl RuleProbes {
         if self.attached.is_empty() {
             return Ok(0);
         }
-        let mut sum = 0;
+        let mut sum = self.links.iter().map(missed::by_probe).sum::<Result<u64>>()?;
         for program in REACHED.iter().chain(RETURNED) {
             let program: &KProbe =
                 ebpf.program(program).context("kernel object: no program for rules")?.try_into()?;
@@ -136,5 +146,33 @@ impl RuleProbes {
             }
         }
         Ok(sum)
+    }
+}
+
+impl Kernel {
+    /// Has rules that no counter tells of looked at as they match, in namespaces added from now on.
+    pub fn watch_rules(&mut self) {
+        self.rule_probes = Some(RuleProbes::default());
+    }
+
+    /// What looks at them; `None` without [`Self::watch_rules`].
+    #[must_use]
+    pub fn rule_probes(&self) -> Option<&RuleProbes> {
+        self.rule_probes.as_ref()
+    }
+
+    /// Whether rules can be looked at here; tried out if need be. `None` while there is nothing to look at (nf_tables is
+    /// not loaded).
+    pub fn try_rule_probes(&mut self) -> Option<Result<()>> {
+        let probes = self.rule_probes.get_or_insert_default();
+        probes.try_out(&mut self.ebpf, &self.types, &self.symbols)
+    }
+
+    /// How often rule probes were left out.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn skipped_rule_probes(&self) -> Result<u64> {
+        self.rule_probes.as_ref().map_or(Ok(0), |probes| probes.skipped(&self.ebpf))
     }
 }

@@ -59,6 +59,12 @@ impl Probes {
         self.rules.insert(rule, probe);
     }
 
+    /// What tells of a rule.
+    #[must_use]
+    pub fn of(&self, rule: Step) -> Option<Probe> {
+        self.rules.get(&rule).copied()
+    }
+
     /// The functions without which a rule's match is not seen.
     pub fn functions(&self) -> impl Iterator<Item = (Watch, u64)> {
         self.rules.values().filter(|probe| probe.needed).map(|probe| (probe.watch, probe.function))
@@ -90,7 +96,7 @@ impl Probes {
         let mine = parts.iter().filter_map(|part| Some((part, *self.steps.get(&part.expression)?)));
         let mut matches = Vec::new();
         for (part, step) in mine {
-            let watch = self.rules.get(&step).map(|probe| probe.watch);
+            let watch = self.of(step).map(|probe| probe.watch);
             match (part.when, watch) {
                 (PartWhen::Reached, Some(Watch::Reached)) => matches.push(Match { step, effect: None }),
                 (PartWhen::Returned { verdict, chain }, Some(Watch::Returned)) => {

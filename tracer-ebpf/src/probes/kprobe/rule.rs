@@ -19,8 +19,9 @@ use crate::{
     read::Reader,
 };
 
-/// `NFT_BREAK`, include/uapi/linux/netfilter/nf_tables.h: the rule does not match.
-const NFT_BREAK: i32 = -2;
+/// The lowest byte of `NFT_BREAK` (-2, include/uapi/linux/netfilter/nf_tables.h): the rule does not match. No other verdict
+/// has it. (LLVM compares a whole i32 with a negative number in 64 bits, of which the load has cleared the upper.)
+const NFT_BREAK: u8 = 0xfe;
 
 #[inline(always)]
 fn known() -> Option<Evaluation> {
@@ -96,7 +97,7 @@ pub(crate) fn rule_returned(ctx: RetProbeContext) -> u32 {
     let _ = EVALUATIONS.remove(key);
     let Some(known) = known() else { return 0 };
     let verdict: i32 = at(evaluated.registers, known.verdict_code);
-    if verdict != NFT_BREAK {
+    if verdict as u8 != NFT_BREAK {
         send(&evaluated, PART_RETURNED, verdict, at(evaluated.registers, known.verdict_chain));
     }
     0
