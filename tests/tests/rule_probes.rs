@@ -180,8 +180,9 @@ fn refusal() -> Result<Option<String>> {
     let output = std::process::Command::new(binary()?).args(["doctor", "--json"]).output()?;
     let report: Value = serde_json::from_slice(&output.stdout).context("doctor --json")?;
     let items = report["items"].as_array().context("doctor's items")?;
-    let probes =
-        items.iter().find(|item| item["summary"].as_str().is_some_and(|said| said.starts_with("rule probes")));
+    let probes = items
+        .iter()
+        .find(|item| item["summary"].as_str().is_some_and(|said| said.starts_with("rule probes")));
     Ok(match probes {
         Some(probes) if probes["level"] == "ok" => None,
         Some(probes) => Some(probes["evidence"].to_string()),

@@ -7,8 +7,8 @@ use tracer::{
     model::{Backend, TableFamily, Verdict},
     rules::{
         index::{Chain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
-        probes::Probes,
         path::Step,
+        probes::Probes,
         text::{Failure, Processes, Runner, Texts, Tool},
     },
 };
@@ -53,7 +53,7 @@ fn table(backend: Backend, name: &str, chains: &[(&str, &[Effect])]) -> TableInd
         chains: chains.iter().map(chain).collect(),
         counters: Vec::new(),
         check: None,
-            probes: Probes::default(),
+        probes: Probes::default(),
     }
 }
 

@@ -129,7 +129,8 @@ impl Namespace {
     /// Addresses without a known name of functions that are hooked, or evaluate rules.
     pub(super) fn nameless(&self) -> impl Iterator<Item = u64> {
         let functions = self.hooks.iter().flat_map(|list| &list.functions);
-        let functions = functions.filter(|function| function.symbol.is_none()).map(|function| function.address);
+        let functions =
+            functions.filter(|function| function.symbol.is_none()).map(|function| function.address);
         functions.chain(self.unnamed.iter().copied())
     }
 

@@ -119,7 +119,12 @@ impl RuleProbes {
     }
 
     /// Whether this kernel allows rule probes; tried out where none is attached. `None` while nf_tables is not loaded.
-    pub(super) fn try_out(&mut self, ebpf: &mut Ebpf, types: &KernelTypes, symbols: &Symbols) -> Option<Result<()>> {
+    pub(super) fn try_out(
+        &mut self,
+        ebpf: &mut Ebpf,
+        types: &KernelTypes,
+        symbols: &Symbols,
+    ) -> Option<Result<()>> {
         if !self.attached.is_empty() {
             return Some(Ok(()));
         }

@@ -82,9 +82,8 @@ impl Judgement<'_> {
         let index = other.gap.judges[other.judge].table.as_ref().map(|(index, _)| index);
         // Of a table with two chains here it is not known which of them it was.
         let seen = index.filter(|index| mine.is_none_or(|mine| !Arc::ptr_eq(mine, index)));
-        let seen = seen.is_some_and(|index| {
-            other.parts.as_ref().is_some_and(|parts| index.probes.have_seen(parts))
-        });
+        let seen =
+            seen.is_some_and(|index| other.parts.as_ref().is_some_and(|parts| index.probes.have_seen(parts)));
         moved || seen
     }
 }

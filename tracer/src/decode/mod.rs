@@ -15,7 +15,8 @@ use std::fmt;
 
 use bytes::Buf;
 use tracer_common::records::{
-    Answer, ConntrackTuples, Head, Hit, Kind, MAX_HITS, RULE_HITS_HEAD, Route, RuleHits, RulePart, Sight, SocketEvent,
+    Answer, ConntrackTuples, Head, Hit, Kind, MAX_HITS, RULE_HITS_HEAD, Route, RuleHits, RulePart, Sight,
+    SocketEvent,
 };
 
 /// Why bytes are no record.

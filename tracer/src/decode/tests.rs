@@ -4,8 +4,8 @@ use std::{mem::offset_of, slice};
 
 use tracer_common::{
     records::{
-        Answer, AnswerKind, ConntrackTuples, Head, Hit, Kind, MAX_HITS, PART_RETURNED,
-        REASON_UNKNOWN, RULE_HITS_HEAD, Route, RuleHits, RulePart, Sight, SocketEvent,
+        Answer, AnswerKind, ConntrackTuples, Head, Hit, Kind, MAX_HITS, PART_RETURNED, REASON_UNKNOWN,
+        RULE_HITS_HEAD, Route, RuleHits, RulePart, Sight, SocketEvent,
     },
     tuple::{IPV4, IPV6, Tuple},
 };

@@ -54,9 +54,7 @@ fn parameters_of(btf: &Btf, prototype: &FuncProto) -> Option<Vec<Parameter>> {
 
 /// The parameters of the first of these that has any.
 fn described(btf: &Btf, ids: Vec<u32>) -> Option<Vec<Parameter>> {
-    ids.into_iter().find_map(|id| {
-        parameters_of(btf, &prototype(btf, btf.resolve_type_by_id(id).ok()?)?)
-    })
+    ids.into_iter().find_map(|id| parameters_of(btf, &prototype(btf, btf.resolve_type_by_id(id).ok()?)?))
 }
 
 /// The position of the only parameter that is `wanted`.

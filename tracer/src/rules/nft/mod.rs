@@ -164,7 +164,15 @@ impl<'a> NftReader<'a> {
                 .flat_map(|chain| &mut chain.rules)
                 .for_each(|rule| in_iptables_words(&mut rule.effect));
         }
-        Ok(Some(TableIndex { backend, family, name, chains, counters, check: Some(generation.check), probes }))
+        Ok(Some(TableIndex {
+            backend,
+            family,
+            name,
+            chains,
+            counters,
+            check: Some(generation.check),
+            probes,
+        }))
     }
 
     fn text(&self, what: &'static str, address: u64) -> Result<String, ReadError> {

@@ -139,8 +139,16 @@ fn a_rule_is_told_by_what_nothing_that_fails_stands_behind() {
     assert_eq!(probe(vec![plain("cmp"), accept()]), reached(1, true));
     assert_eq!(probe(vec![accept()]), reached(0, false), "it always matches");
     assert_eq!(probe(vec![plain("cmp"), counter(8), accept()]), reached(2, false), "counted");
-    assert_eq!(probe(vec![counter(8), plain("cmp"), accept()]), reached(2, true), "counted before a condition");
-    assert_eq!(probe(vec![plain("cmp"), value(), plain("nat")]), reached(1, true), "a function of most rules");
+    assert_eq!(
+        probe(vec![counter(8), plain("cmp"), accept()]),
+        reached(2, true),
+        "counted before a condition"
+    );
+    assert_eq!(
+        probe(vec![plain("cmp"), value(), plain("nat")]),
+        reached(1, true),
+        "a function of most rules"
+    );
     assert_eq!(probe(vec![value(), plain("cmp"), plain("masq")]), reached(2, true));
     assert_eq!(probe(vec![plain("cmp"), inlined("bitwise"), setter()]), reached(2, true));
     assert_eq!(probe(vec![plain("cmp"), plain("log"), accept()]), reached(2, true));

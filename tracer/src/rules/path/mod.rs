@@ -199,7 +199,8 @@ pub fn solve_seen(
     seen: &Observed<'_>,
 ) -> Walk {
     // What other packets did shows in counters alone.
-    let others = if index.counters.is_empty() { HITS_INTERLEAVED | HITS_TRUNCATED | HITS_UNREADABLE } else { 0 };
+    let others =
+        if index.counters.is_empty() { HITS_INTERLEAVED | HITS_TRUNCATED | HITS_UNREADABLE } else { 0 };
     search(index, base, (hits, flags & !others), fate, Some(seen))
 }
 

@@ -42,7 +42,7 @@ fn table(backend: Backend, name: &str, chains: Vec<(&str, Vec<Effect>)>) -> Tabl
         chains: chains.into_iter().map(|(name, effects)| chain(name, effects)).collect(),
         counters: Vec::new(),
         check: None,
-            probes: Probes::default(),
+        probes: Probes::default(),
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn table(text: &str) -> TableIndex {
         chains,
         counters: (0..counters as u64).map(CounterAddress::PerCpu).collect(),
         check: None,
-            probes: Probes::default(),
+        probes: Probes::default(),
     }
 }
 

@@ -74,8 +74,11 @@ fn solve_parts(index: &TableIndex, matched: &[(&str, Option<Effect>)], fate: Fat
     };
     let steps: Vec<Step> = matched.iter().map(|(name, _)| step(name)).collect();
     let own = |step: &Step| index.chains[step.chain.0].rules[step.rule].effect.clone();
-    let effects: Vec<Effect> =
-        steps.iter().zip(matched).map(|(step, (_, effect))| effect.clone().unwrap_or_else(|| own(step))).collect();
+    let effects: Vec<Effect> = steps
+        .iter()
+        .zip(matched)
+        .map(|(step, (_, effect))| effect.clone().unwrap_or_else(|| own(step)))
+        .collect();
     let parts = parts(index, &steps, &effects);
     let seen = index.probes.observe(&parts).unwrap();
     solve_seen(index, ChainRef(0), &[], 0, fate, &seen)
