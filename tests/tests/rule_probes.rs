@@ -38,6 +38,8 @@ table inet fw {
   }
   chain low {
     tcp dport 8083 @ reject with tcp reset
+  }
+  chain aside {
     @ return
   }
   chain forwarding {
@@ -45,7 +47,7 @@ table inet fw {
     ct state established,related @ accept
     udp dport 9 @ accept
     @ tcp dport vmap { 8080 : jump web, 8081 : goto web, 8082 : drop, 8083 : jump low }
-    tcp dport 8084 @ goto low
+    tcp dport 8084 @ goto aside
   }
 }
 table inet late {
@@ -85,7 +87,7 @@ const STORIES: [(u16, &[&str]); 7] = [
         8084,
         &[
             "prerouting nat accept policy",
-            "forward fw accept policy forwarding#4 low#2",
+            "forward fw accept policy forwarding#4 aside#1",
             "forward late drop policy",
         ],
     ),
