@@ -84,12 +84,6 @@ impl RuleProbes {
         types: &KernelTypes,
         symbols: &Symbols,
     ) -> Result<bool> {
-        // What refused the first refuses all.
-        if self.attached.is_empty()
-            && let Some(why) = self.refused.values().next()
-        {
-            anyhow::bail!("{why}");
-        }
         let Some((name, 0)) = symbols.function_at(address) else { return Ok(false) };
         // The kernel takes a name, and the first function that has it (before 6.6).
         anyhow::ensure!(symbols.address_of(name) == Some(address), "several functions are called {name}");

@@ -48,15 +48,15 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// A table with these chains, by address of the `struct nft_chain`.
+    /// Of these rules, in a table with these chains by address of the `struct nft_chain`. None are kept where none is
+    /// needed.
     #[must_use]
-    pub fn new(chains: HashMap<u64, ChainRef>) -> Self {
-        Self { chains, ..Self::default() }
-    }
-
-    pub fn insert(&mut self, rule: Step, probe: Probe) {
-        self.steps.insert(probe.expression, rule);
-        self.rules.insert(rule, probe);
+    pub fn new(chains: HashMap<u64, ChainRef>, rules: Vec<(Step, Probe)>) -> Self {
+        if rules.iter().all(|(_, probe)| !probe.needed) {
+            return Self::default();
+        }
+        let steps = rules.iter().map(|(step, probe)| (probe.expression, *step)).collect();
+        Self { rules: rules.into_iter().collect(), steps, chains }
     }
 
     /// What tells of a rule.

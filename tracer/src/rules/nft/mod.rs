@@ -139,7 +139,7 @@ impl<'a> NftReader<'a> {
             raw.iter().enumerate().map(|(i, c)| (c.address, ChainRef(i))).collect();
 
         let mut shape = Shape::new(family, &name);
-        let mut probes = Probes::new(by_address.clone());
+        let mut probes = Vec::new();
         let (mut chains, mut counters) = (Vec::with_capacity(raw.len()), Vec::new());
         for chain in raw {
             if let Some((base, chain_type)) = &chain.base {
@@ -150,7 +150,7 @@ impl<'a> NftReader<'a> {
                 shape.rule(&facts);
                 let position = rules.len() as u32 + 1;
                 if let Some(probe) = probe(&facts) {
-                    probes.insert(Step { chain: ChainRef(chains.len()), rule: rules.len() }, probe);
+                    probes.push((Step { chain: ChainRef(chains.len()), rule: rules.len() }, probe));
                 }
                 rules.push(rule(facts, position, &by_address, &mut counters)?);
             }
@@ -164,6 +164,7 @@ impl<'a> NftReader<'a> {
                 .flat_map(|chain| &mut chain.rules)
                 .for_each(|rule| in_iptables_words(&mut rule.effect));
         }
+        let probes = Probes::new(by_address, probes);
         Ok(Some(TableIndex {
             backend,
             family,

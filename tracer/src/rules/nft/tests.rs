@@ -123,7 +123,7 @@ fn probe(expressions: Vec<Expression>) -> Option<(usize, Watch, bool)> {
         address += 8 + 8 * one.words.len() as u64;
     }
     let mut kernel = Kernel::new(2, "mine");
-    kernel.rules(INPUT, 0, &[expressions]);
+    kernel.rules(INPUT, 0, &[expressions, vec![plain("cmp"), verdict(ACCEPT, 0)]]);
     let found = kernel.read().unwrap().probes.of(Step { chain: ChainRef(0), rule: 0 })?;
     let number = addresses.iter().position(|address| *address == found.expression).unwrap();
     Some((number, found.watch, found.needed))
@@ -154,6 +154,14 @@ fn a_rule_is_told_by_what_nothing_that_fails_stands_behind() {
     assert_eq!(probe(vec![plain("cmp"), plain("log"), accept()]), reached(2, true));
     assert_eq!(probe(vec![plain("cmp"), inlined("bitwise")]), None, "no function to look at");
     assert_eq!(probe(vec![plain("cmp")]), None);
+}
+
+#[test]
+fn a_table_whose_counters_tell_all_needs_no_probes() {
+    let mut kernel = Kernel::new(2, "mine");
+    kernel.rules(INPUT, 0, &[vec![plain("cmp"), counter(8), verdict(ACCEPT, 0)], vec![verdict(ACCEPT, 0)]]);
+    let probes = kernel.read().unwrap().probes;
+    assert!(!probes.tell_more() && probes.functions().next().is_none());
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn chain_address(chain: ChainRef) -> u64 {
 /// Looks at the rules of a table for which `is_watched`.
 fn watch(index: &mut TableIndex, mut is_watched: impl FnMut(Step) -> bool) {
     let chains = (0..index.chains.len()).map(|chain| (chain_address(ChainRef(chain)), ChainRef(chain)));
-    let mut probes = Probes::new(chains.collect());
+    let mut probes = Vec::new();
     for (number, chain) in index.chains.iter().enumerate() {
         for (rule, known) in chain.rules.iter().enumerate() {
             let step = Step { chain: ChainRef(number), rule };
@@ -34,11 +34,11 @@ fn watch(index: &mut TableIndex, mut is_watched: impl FnMut(Step) -> bool) {
             };
             if is_watched(step) {
                 let expression = expression(step);
-                probes.insert(step, Probe { expression, function: 1, watch, needed: true });
+                probes.push((step, Probe { expression, function: 1, watch, needed: true }));
             }
         }
     }
-    index.probes = probes;
+    index.probes = Probes::new(chains.collect(), probes);
 }
 
 fn returned(effect: &Effect) -> PartWhen {
