@@ -16,7 +16,8 @@ use tests::{
     wait,
 };
 
-/// `@` is where a rule's counter would stand, `SERVER` is its address.
+/// `@` is where a rule's counter would stand, `SERVER` is its address. Wherever the verdict map leads, a counter moves: else
+/// counters alone could not tell whether a packet was in that chain.
 const RULES: &str = r#"
 table ip nat {
   chain pre {
@@ -35,9 +36,11 @@ table inet fw {
     tcp dport 8081 @ drop
     tcp dport 8080 @ meta mark set 0x7
     tcp dport 8080 @ accept
+    @ return
   }
   chain low {
     tcp dport 8083 @ reject with tcp reset
+    @ return
   }
   chain aside {
     @ return
