@@ -16,8 +16,7 @@ use tests::{
     wait,
 };
 
-/// `@` is where a rule's counter would stand, `SERVER` is its address. Wherever the verdict map leads, a counter moves: else
-/// counters alone could not tell whether a packet was in that chain.
+/// `@` is where a rule's counter would stand, `SERVER` is its address.
 const RULES: &str = r#"
 table ip nat {
   chain pre {
@@ -36,11 +35,9 @@ table inet fw {
     tcp dport 8081 @ drop
     tcp dport 8080 @ meta mark set 0x7
     tcp dport 8080 @ accept
-    @ return
   }
   chain low {
     tcp dport 8083 @ reject with tcp reset
-    @ return
   }
   chain aside {
     @ return
@@ -49,8 +46,8 @@ table inet fw {
     type filter hook forward priority 0; policy accept;
     ct state established,related @ accept
     udp dport 9 @ accept
-    @ tcp dport vmap { 8080 : jump web, 8081 : goto web, 8082 : drop, 8083 : jump low }
     tcp dport 8084 @ goto aside
+    @ tcp dport vmap { 8080 : jump web, 8081 : goto web, 8082 : drop, 8083 : jump low }
   }
 }
 table inet late {
@@ -63,38 +60,45 @@ table inet late {
 "#;
 
 /// What becomes of a first packet, by the port that it is sent to: hook, table, verdict, what decided, rules.
-const STORIES: [(u16, &[&str]); 7] = [
+const STORIES: &Stories = &[
     (
         80,
         &[
             "prerouting nat accept rule pre#1",
-            "forward fw accept rule forwarding#3 web#2 web#3",
+            "forward fw accept rule forwarding#4 web#2 web#3",
             "forward late accept rule strict#2",
             "postrouting nat accept rule post#2",
         ],
     ),
-    (90, &["prerouting nat accept rule pre#2", "forward fw drop rule forwarding#3 web#1"]),
+    (90, &["prerouting nat accept rule pre#2", "forward fw drop rule forwarding#4 web#1"]),
     (
         8080,
         &[
             "prerouting nat accept policy",
-            "forward fw accept rule forwarding#3 web#2 web#3",
+            "forward fw accept rule forwarding#4 web#2 web#3",
             "forward late accept rule strict#2",
             "postrouting nat accept rule post#2",
         ],
     ),
-    (8081, &["prerouting nat accept policy", "forward fw drop rule forwarding#3 web#1"]),
-    (8082, &["prerouting nat accept policy", "forward fw drop rule forwarding#3"]),
-    (8083, &["prerouting nat accept policy", "forward fw reject rule forwarding#3 low#1"]),
+    (8081, &["prerouting nat accept policy", "forward fw drop rule forwarding#4 web#1"]),
+    (8082, &["prerouting nat accept policy", "forward fw drop rule forwarding#4"]),
+    (8083, &["prerouting nat accept policy", "forward fw reject rule forwarding#4 low#1"]),
     (
         8084,
         &[
             "prerouting nat accept policy",
-            "forward fw accept policy forwarding#4 aside#1",
+            "forward fw accept policy forwarding#3 aside#1",
             "forward late drop policy",
         ],
     ),
 ];
+
+/// A packet that the verdict map has nothing for. Counters alone cannot tell that from one that it sent through `low`.
+const IN_NO_MAP: (u16, &[&str]) =
+    (8085, &["prerouting nat accept policy", "forward fw accept policy", "forward late drop policy"]);
+
+/// Its first packets and what becomes of them.
+type Stories = [(u16, &'static [&'static str])];
 
 /// client - host - server, and a server on port 8080.
 struct Routed {
@@ -124,17 +128,17 @@ impl Routed {
     }
 
     /// Sends a first packet to every port, with these rules and told in this way.
-    fn told(&self, counter: &str, rules: &str) -> Result<Told> {
+    fn told(&self, counter: &str, rules: &str, wanted: &Stories) -> Result<Told> {
         self.load(counter)?;
         let trace = self.trace(rules)?;
         let client = self.lab.netns("client")?;
         let host = self.lab.address("host", Family::Ipv4)?;
-        for (port, story) in STORIES {
+        for &(port, story) in wanted {
             let to = SocketAddr::new(if port < 1000 { host } else { self.server }, port);
             let silent = story.last().is_some_and(|last| last.contains(" drop "));
             traffic::tcp(client, to, if silent { SHORT } else { *LONG })?;
         }
-        wait::until("a journey to each port", || stories(&trace.lines()).0.len() == STORIES.len())
+        wait::until("a journey to each port", || stories(&trace.lines()).0.len() == wanted.len())
             .with_context(|| format!("{:#?}", stories(&trace.lines())))?;
         Ok(stories(&trace.stop()?.lines))
     }
@@ -173,11 +177,11 @@ fn sentence(stage: &Value) -> String {
     words.join(" ")
 }
 
-fn expected() -> BTreeMap<u64, Vec<String>> {
+fn expected(stories: &Stories) -> BTreeMap<u64, Vec<String>> {
     let story = |(port, story): &(u16, &[&str])| {
         (u64::from(*port), story.iter().map(|line| (*line).to_owned()).collect())
     };
-    STORIES.iter().map(story).collect()
+    stories.iter().map(story).collect()
 }
 
 /// Why this kernel does not tell; `None` where it does.
@@ -205,22 +209,43 @@ macro_rules! needs_probes {
     };
 }
 
+/// What the probes are held against: of the same rules, counters where there are any, and the kernel's own trace.
 #[test]
-fn probes_counters_and_the_kernels_trace_tell_the_same() -> Result<()> {
+fn counters_and_the_kernels_trace_tell_the_stories() -> Result<()> {
+    let routed = Routed::new()?;
+    routed.load("")?;
+    let trace = routed.trace("counters")?;
+    let start = trace.lines().into_iter().find(|line| line["type"] == "start").context("a start line")?;
+    if let Some(why) =
+        start["missing"].as_array().into_iter().flatten().find(|line| {
+            line.as_str().is_some_and(|line| line.starts_with("rules of nftables are not shown"))
+        })
+    {
+        eprintln!("skipped: {why}");
+        return Ok(());
+    }
+    trace.stop()?;
+    let (told, sources) = routed.told("counter", "counters", STORIES)?;
+    assert_eq!(told, expected(STORIES), "counters");
+    let all = [STORIES, &[IN_NO_MAP]].concat();
+    assert!(sources.values().flatten().all(|source| source == "counters"), "{sources:#?}");
+    assert_eq!(routed.told("", "nftrace", &all)?.0, expected(&all), "the kernel's own trace");
+    Ok(())
+}
+
+#[test]
+fn probes_alone_and_beside_counters_tell_the_stories() -> Result<()> {
     let routed = Routed::new()?;
     // So that nf_tables is there.
     routed.load("")?;
     needs_probes!();
-    let (told, sources) = routed.told("", "auto")?;
-    assert_eq!(told, expected(), "probes");
+    let all = [STORIES, &[IN_NO_MAP]].concat();
+    let (told, sources) = routed.told("", "auto", &all)?;
+    assert_eq!(told, expected(&all), "probes");
     assert!(sources.values().flatten().all(|source| source == "probes"), "{sources:#?}");
-    assert_eq!(routed.told("", "nftrace")?.0, expected(), "the kernel's own trace");
-    let (told, sources) = routed.told("counter", "counters")?;
-    assert_eq!(told, expected(), "counters");
-    assert!(sources.values().flatten().all(|source| source == "counters"), "{sources:#?}");
     // Only the verdict map is not counted by what it does; in its table both are asked, and must agree.
-    let (told, sources) = routed.told("counter", "auto")?;
-    assert_eq!(told, expected(), "counters and probes together");
+    let (told, sources) = routed.told("counter", "auto", &all)?;
+    assert_eq!(told, expected(&all), "counters and probes together");
     assert!(sources["fw"].iter().all(|source| source == "probes"), "{sources:#?}");
     assert!(sources["late"].iter().all(|source| source == "counters"), "{sources:#?}");
     Ok(())
