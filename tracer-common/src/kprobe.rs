@@ -1,6 +1,8 @@
 //! What the kprobe programs are told: where the arguments of kernel functions stand, and which functions are places
 //! of the plan.
 
+use crate::layout::Offset;
+
 /// Position of an argument of a kernel function, 0 the first; or absent.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,3 +96,22 @@ const _: () = assert!(size_of::<Place>() == 12);
 
 /// Places of all namespaces together.
 pub const MAX_PLACES: u32 = 16_384;
+
+/// Where an evaluation of an nft expression (`nft_expr_ops.eval`, include/net/netfilter/nf_tables.h) says what it is of.
+/// Told apart from [`Arguments`], since nf_tables may be loaded while a trace runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    /// Arguments: `struct nft_expr`, `struct nft_regs`, `struct nft_pktinfo`.
+    pub expression: Position,
+    pub registers: Position,
+    pub packet: Position,
+    pub reserved: u8,
+    /// `nft_pktinfo.skb`
+    pub packet_skb: Offset,
+    /// `nft_regs.verdict.code`, `nft_regs.verdict.chain`
+    pub verdict_code: Offset,
+    pub verdict_chain: Offset,
+}
+
+const _: () = assert!(size_of::<Evaluation>() == 10);

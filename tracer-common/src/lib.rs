@@ -15,7 +15,7 @@ pub mod tuple;
 #[cfg(feature = "user")]
 mod pod {
     use crate::{
-        kprobe::{Place, PlaceKey},
+        kprobe::{Evaluation, Place, PlaceKey},
         settings::{Gap, GapKey, Settings},
     };
     // SAFETY: repr(C), integers and arrays of integers only, any bit pattern is valid.
@@ -28,4 +28,6 @@ mod pod {
     unsafe impl aya::Pod for PlaceKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Place {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Evaluation {}
 }

@@ -32,11 +32,13 @@ pub enum Kind {
     /// [`Sight`]: a packet came by XDP on a device, which knows no `sk_buff` ([`Sight::skb`] is 0) unless the packet is
     /// followed already.
     Xdp = 12,
+    /// [`RulePart`]: an expression of an nft rule was evaluated for a followed packet.
+    RulePart = 13,
     /// [`Sight`]: an XDP program of somebody else has judged a frame: its number is [`Sight::location`], what it returned
     /// [`Sight::reason`]. [`Sight::skb`] as with [`Self::Xdp`].
-    XdpVerdict = 20,
+    XdpVerdict = 14,
     /// [`Sight`]: the same of a tc program and a packet.
-    TcVerdict = 21,
+    TcVerdict = 15,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             Self::Answer,
             Self::Socket,
             Self::Xdp,
+            Self::RulePart,
             Self::XdpVerdict,
             Self::TcVerdict,
         ]
@@ -304,3 +307,25 @@ pub struct SocketEvent {
 }
 
 const _: () = assert!(size_of::<SocketEvent>() == 72);
+
+/// [`RulePart::when`]: right before the expression is evaluated; nothing is known of what comes of it.
+pub const PART_REACHED: u32 = 0;
+/// [`RulePart::when`]: right after that, and it did not end the rule as one that does not match (`NFT_BREAK`).
+pub const PART_RETURNED: u32 = 1;
+
+/// A followed packet came to an expression of an nft rule. Of one walk they come in the order of evaluation.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct RulePart {
+    pub head: Head,
+    /// Address of the `struct nft_expr`, inside the rules of its chain.
+    pub expression: u64,
+    /// With [`PART_RETURNED`]: address of the `struct nft_chain` in the verdict, which means something for a jump. Else 0.
+    pub chain: u64,
+    /// With [`PART_RETURNED`]: the verdict, an `enum nft_verdicts` or `NF_*`. Else 0.
+    pub verdict: i32,
+    /// `PART_*`.
+    pub when: u32,
+}
+
+const _: () = assert!(size_of::<RulePart>() == 48);

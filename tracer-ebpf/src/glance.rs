@@ -112,13 +112,13 @@ pub(crate) fn frame_may_match(header: u64) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn glance_frame(header: u64) -> u32 {
-    let mut reader = Reader::new();
-    let first: u8 = reader.read(header);
-    u32::from(match first >> 4 {
-        4 => ipv4(&mut reader, header),
-        6 => ipv6(&mut reader, header),
-        _ => false,
-    })
+    let mut bytes = Memory { reader: Reader::new(), start: header };
+    let may = match bytes.read::<u8>(0).map(|first| first >> 4) {
+        Some(4) => ipv4(bytes),
+        Some(6) => ipv6(bytes),
+        _ => Some(false),
+    };
+    u32::from(may.unwrap_or(true))
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tracer_common::{
     counters::{COUNTERS as COUNTER_COUNT, Counter},
-    kprobe::{MAX_PLACES, Place, PlaceKey},
+    kprobe::{Evaluation, MAX_PLACES, Place, PlaceKey},
     records::RuleHits,
     settings::{Gap, GapKey, MAX_COUNTERS, READING_SLOTS, SNAPSHOT_PER_CPU, Settings},
     tuple::Tuple,
@@ -126,6 +126,14 @@ pub(crate) static HANDED_OVER: PerCpuArray<HandedOver> = PerCpuArray::with_max_e
 #[map]
 pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(4096, 0);
 
+/// What the rule probes are told before the first is attached.
+#[map]
+pub(crate) static EVALUATION: Array<Evaluation> = Array::with_max_entries(1, 0);
+
+/// Evaluations of nft expressions under way, by the stack pointer at their beginning.
+#[map]
+pub(crate) static EVALUATIONS: HashMap<u64, Evaluated> = HashMap::with_max_entries(4096, 0);
+
 /// Room to put a [`RuleHits`] together.
 #[map]
 pub(crate) static HITS: PerCpuArray<RuleHits> = PerCpuArray::with_max_entries(READING_SLOTS, 0);
@@ -222,6 +230,17 @@ pub(crate) struct Call {
     pub(crate) skb: u64,
     /// Lies in the caller's frame, and so is there when the call returns.
     pub(crate) state: u64,
+}
+
+/// An evaluation of an nft expression for a followed packet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Evaluated {
+    /// `struct nft_expr`
+    pub(crate) expression: u64,
+    /// `struct nft_regs`, in the frame of `nft_do_chain`, and so there when the evaluation returns.
+    pub(crate) registers: u64,
+    pub(crate) skb: u64,
 }
 
 /// A tuple in a namespace.

@@ -154,8 +154,8 @@ pub struct StopArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub struct ProbeArgs {
-    /// How matching rules are found: by their counters, and only with `nftrace`, where these do not tell, by the
-    /// kernel's own trace, which takes a temporary table in the ruleset
+    /// How matching rules are found: by their counters, with `auto` by kprobes, too, for nftables rules without one, and only
+    /// with `nftrace`, where counters do not tell, by the kernel's own trace, which takes a temporary table in the ruleset
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub rules: RulesMode,
     /// Which kernel mechanism looks at the tables

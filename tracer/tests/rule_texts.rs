@@ -8,6 +8,7 @@ use tracer::{
     rules::{
         index::{Chain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
         path::Step,
+        probes::Probes,
         text::{Failure, Processes, Runner, Texts, Tool},
     },
 };
@@ -52,6 +53,7 @@ fn table(backend: Backend, name: &str, chains: &[(&str, &[Effect])]) -> TableInd
         chains: chains.iter().map(chain).collect(),
         counters: Vec::new(),
         check: None,
+        probes: Probes::default(),
     }
 }
 

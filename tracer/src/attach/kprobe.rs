@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     maps::{HashMap, ProgramArray},
-    programs::KProbe,
+    programs::{KProbe, links::FdLink},
 };
 use tracer_common::kprobe::{Arguments, BARE, Place, PlaceKey, Position};
 
@@ -211,14 +211,29 @@ fn join(ebpf: &mut Ebpf) -> Result<()> {
     Ok(ProgramArray::try_from(map)?.set(0, &program, 0)?)
 }
 
+/// Attaches a program to a function, loading it if it is not yet.
 fn attach(ebpf: &mut Ebpf, program: &str, function: &str) -> Result<()> {
-    let program: &mut KProbe = ebpf
-        .program_mut(program)
-        .with_context(|| format!("kernel object: no program {program}"))?
-        .try_into()?;
-    if program.fd().is_err() {
-        program.load().with_context(|| format!("the kprobe program for {function} was refused"))?;
-    }
-    program.attach(function, 0).with_context(|| format!("kprobe at {function} was refused"))?;
+    probe(ebpf, program)?.attach(function, 0).with_context(|| refused(function))?;
     Ok(())
+}
+
+/// As [`attach`]; the probe ends when the descriptor is closed.
+pub(super) fn attach_owned(ebpf: &mut Ebpf, program: &str, function: &str) -> Result<FdLink> {
+    let program = probe(ebpf, program)?;
+    let link = program.attach(function, 0).with_context(|| refused(function))?;
+    Ok(program.take_link(link)?.try_into()?)
+}
+
+fn refused(function: &str) -> String {
+    format!("kprobe at {function} was refused")
+}
+
+/// A program, loaded.
+fn probe<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut KProbe> {
+    let program: &mut KProbe =
+        ebpf.program_mut(name).with_context(|| format!("kernel object: no program {name}"))?.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("the kprobe program {name} was refused"))?;
+    }
+    Ok(program)
 }

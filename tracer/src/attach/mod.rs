@@ -7,12 +7,15 @@ mod gaps;
 pub mod kprobe;
 mod links;
 mod log;
+mod missed;
 pub mod netfilter;
 pub mod object;
 mod placement;
 mod readings;
+mod rules;
 mod syscall;
 mod text;
+mod tracepoints;
 pub mod verdicts;
 mod xdp;
 
@@ -30,9 +33,8 @@ use aya::{
 };
 use tracer_common::{counters::Counter, settings::Settings};
 
-pub use self::{devices::News, placement::Namespace, verdicts::VerdictNews};
 use self::{
-    devices::{Devices, Way},
+    devices::Devices,
     kprobe::Kprobes,
     log::Diagnostics,
     netfilter::Programs,
@@ -41,12 +43,11 @@ use self::{
     verdicts::{ProgramNames, Shelf, Verdicts},
     xdp::Observer,
 };
+pub use self::{devices::News, placement::Namespace, rules::RuleProbes, verdicts::VerdictNews};
 use crate::{
     correlate::Forget,
-    kernel::{
-        KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS, tracepoints,
-    },
-    plan::{DeviceProbes, TRACEPOINTS, Tracepoint, View},
+    kernel::{KernelTypes, Peek, Symbols, current_net, in_netns, percpu::CpuOffsets, symbols::KALLSYMS},
+    plan::View,
 };
 
 /// How packets are looked at between tables.
@@ -87,6 +88,8 @@ impl TableProbes {
 pub struct Kernel {
     ebpf: Ebpf,
     probes: TableProbes,
+    /// `None` where rules are to be told by something else.
+    rule_probes: Option<RuleProbes>,
     peek: Peek,
     types: KernelTypes,
     symbols: Arc<Symbols>,
@@ -142,6 +145,7 @@ impl Kernel {
         let diagnostics = says.then(|| Diagnostics::take(&mut ebpf)).transpose()?;
         Ok(Self {
             probes,
+            rule_probes: None,
             peek,
             types,
             symbols: symbols()?.into(),
@@ -181,76 +185,6 @@ impl Kernel {
     pub fn records(&mut self) -> Result<RingBuf<MapData>> {
         let map = self.ebpf.take_map("EVENTS").context("the ring buffer was taken before")?;
         Ok(RingBuf::try_from(map)?)
-    }
-
-    /// Attaches the tracepoint programs: from here on packets are followed.
-    ///
-    /// # Errors
-    /// When one is refused without which there is nothing to show.
-    pub fn attach_tracepoints(&mut self) -> Result<()> {
-        let takes = |probe: &&Tracepoint| tracepoints::takes(&self.types, probe.tracepoint, probe.takes);
-        let programs: Vec<_> = TRACEPOINTS.iter().filter(takes).map(|probe| probe.program).collect();
-        object::load_tracepoints(&mut self.ebpf, &programs);
-        for probe in TRACEPOINTS {
-            let attached = if programs.contains(&probe.program) {
-                object::attach_tracepoint(&mut self.ebpf, probe.program, probe.tracepoint)
-            } else {
-                Err(anyhow::anyhow!("tracepoint {} hands over other things than expected", probe.tracepoint))
-            };
-            match attached {
-                Ok(()) => self.attached.push(probe.tracepoint),
-                Err(error) if probe.required => return Err(error),
-                Err(_) => self
-                    .missing
-                    .push(format!("{}: this kernel has no tracepoint {}", probe.gives, probe.tracepoint)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether this kernel knows tcx links.
-    #[must_use]
-    pub fn has_tcx(&self) -> bool {
-        let known = self.types.enum_values("bpf_attach_type").unwrap_or_default();
-        known.iter().any(|(name, _)| name == "BPF_TCX_INGRESS")
-    }
-
-    /// Starts to place programs on the devices of the traced namespaces; tracepoints serve until they stand.
-    ///
-    /// # Errors
-    /// When the kernel refuses the programs.
-    pub fn start_devices(&mut self, probes: DeviceProbes) -> Result<()> {
-        let way = match probes {
-            DeviceProbes::Tracepoints => return Ok(()),
-            DeviceProbes::Tcx => Way::Tcx,
-            DeviceProbes::Clsact => Way::Clsact,
-        };
-        let namespaces =
-            self.namespaces.values().map(|space| (space.inode(), space.path().to_owned())).collect();
-        self.devices = Some(Devices::start(&mut self.ebpf, way, namespaces)?);
-        Ok(())
-    }
-
-    /// Whether tcx links can be placed in the namespace at `path`; tried out on `lo`.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn try_tcx(&mut self, path: &Path) -> Result<()> {
-        devices::try_out(&mut self.ebpf, path)
-    }
-
-    /// What has come of [`Self::start_devices`] since the last call. When the links stand, the tracepoints go.
-    ///
-    /// # Errors
-    /// When a tracepoint program cannot be detached.
-    pub fn device_news(&mut self) -> Result<Vec<News>> {
-        let news = self.devices.as_ref().map(Devices::news).unwrap_or_default();
-        if news.iter().any(|one| matches!(one, News::Placed)) {
-            for probe in TRACEPOINTS.iter().filter(|probe| probe.instead_of_tcx) {
-                object::detach_tracepoint(&mut self.ebpf, probe.program)?;
-            }
-        }
-        Ok(news)
     }
 
     /// Names of what is attached, and what will not be shown because something is missing.
@@ -343,7 +277,8 @@ impl Kernel {
         if !force && namespace.is_current(&reader)? {
             return Ok(false);
         }
-        namespace.place(&reader, &mut self.probes, &mut self.readings, &mut self.ebpf, view)?;
+        let probes = (&mut self.probes, self.rule_probes.as_mut());
+        namespace.place(&reader, probes, &mut self.readings, &mut self.ebpf, view)?;
         // What was hooked by a module loaded since the symbols were read has no name, and so is not told apart.
         let nameless: BTreeSet<u64> = namespace.nameless().collect();
         if !nameless.is_subset(&self.nameless) {

@@ -1,7 +1,7 @@
 //! The probes of one namespace: planned from what is hooked there, and planned anew when that changes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,6 +18,7 @@ use super::{
     gaps::{GapWriter, by_address},
     netfilter::{Place, PlaceError, Programs},
     readings::Readings,
+    rules::RuleProbes,
 };
 use crate::{
     kernel::{
@@ -30,6 +31,7 @@ use crate::{
         index::TableIndex,
         late::{LateTexts, Printed},
         live::{Content, Ruleset, RulesetReader},
+        probes::Probes,
         text::Processes,
     },
 };
@@ -47,6 +49,8 @@ pub struct Namespace {
     links: BTreeMap<Place, OwnedFd>,
     /// Hooked functions when the probes were placed, ours left out.
     hooks: Vec<HookList>,
+    /// Functions that evaluate rules and have no known name.
+    unnamed: BTreeSet<u64>,
     /// See [`HookPlan::unbounded`].
     unbounded: Vec<String>,
     contents: Vec<Content>,
@@ -69,6 +73,7 @@ impl Namespace {
             links: BTreeMap::new(),
             hooks: Vec::new(),
             unbounded: Vec::new(),
+            unnamed: BTreeSet::new(),
             contents: Vec::new(),
             unreadable: None,
             tables: Vec::new(),
@@ -121,10 +126,12 @@ impl Namespace {
         &self.texts
     }
 
-    /// Addresses of hooked functions without a known name.
+    /// Addresses without a known name of functions that are hooked, or evaluate rules.
     pub(super) fn nameless(&self) -> impl Iterator<Item = u64> {
         let functions = self.hooks.iter().flat_map(|list| &list.functions);
-        functions.filter(|function| function.symbol.is_none()).map(|function| function.address)
+        let functions =
+            functions.filter(|function| function.symbol.is_none()).map(|function| function.address);
+        functions.chain(self.unnamed.iter().copied())
     }
 
     /// Whether hooks and rulesets are still those that the probes were placed for.
@@ -151,7 +158,7 @@ impl Namespace {
     pub(super) fn place(
         &mut self,
         reader: &RulesetReader<'_>,
-        probes: &mut TableProbes,
+        (probes, mut rule_probes): (&mut TableProbes, Option<&mut RuleProbes>),
         readings: &mut Readings,
         ebpf: &mut Ebpf,
         view: &mut View,
@@ -159,6 +166,13 @@ impl Namespace {
         for _ in 0..ATTEMPTS {
             let Ruleset { hooks, mut tables, contents, unreadable } = reader.read(self.net)?;
             self.own_chains = self.take_own(&mut tables);
+            self.unnamed = match &mut rule_probes {
+                Some(rules) => rules.watch(ebpf, &mut tables, reader.types, reader.symbols),
+                None => {
+                    tables.iter_mut().for_each(|table| table.probes = Probes::default());
+                    BTreeSet::new()
+                }
+            };
             let tables: Vec<Arc<TableIndex>> = tables.into_iter().map(Arc::new).collect();
             let hooks = self.foreign(hooks);
             let plan = match probes {

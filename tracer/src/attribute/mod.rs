@@ -1,5 +1,6 @@
 //! Drafts to journeys: which rule of which table judged, from the counters that moved. Pure.
 
+mod judgement;
 mod mapping;
 mod reject;
 mod table;
@@ -22,12 +23,14 @@ pub struct Attributor {
     mappings: Mappings,
     /// What the kernel's own trace told, for tables whose counters do not tell all; empty unless it was asked for.
     pub passages: Passages,
+    /// Between which times (nanoseconds of CLOCK_MONOTONIC) rule probes were left out last; whose is not known.
+    pub skipped: Option<(u64, u64)>,
 }
 
 impl Attributor {
     #[must_use]
     pub fn new(epoch: Timestamp) -> Self {
-        Self { epoch, last: 0, mappings: Mappings::default(), passages: Passages::default() }
+        Self { epoch, last: 0, mappings: Mappings::default(), passages: Passages::default(), skipped: None }
     }
 
     /// Gives the journey its number, its rules and its verdicts. `read` is when its last record was read (nanoseconds
@@ -56,6 +59,7 @@ impl Attributor {
                         netns,
                         since: time,
                         read,
+                        skipped: self.skipped,
                     };
                     let judged =
                         table::judge(&tables, draft.flow, draft.direction, &mut self.mappings, &mut account);

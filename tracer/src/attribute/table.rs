@@ -1,8 +1,7 @@
 //! One gap between two probes: which of its tables judged, and how.
 
-use tracer_common::records::{HITS_OVERWRITTEN, HITS_STALE};
-
 use super::{
+    judgement::Judgement,
     mapping::{MappingKey, Mappings},
     traced::{Account, Told},
 };
@@ -12,7 +11,7 @@ use crate::{
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
-        path::{Fate, Walk, solve},
+        path::Fate,
         resolve::{matched_rules, nat_kind},
         text::Texts,
     },
@@ -49,8 +48,9 @@ pub(super) fn judge(
         } else {
             judge.table.as_ref().map(|(index, base)| {
                 let known = judge.texts.get().map_or(&**index, |texts| texts.refined(index));
-                let walk = walk(table, judge, known, *base, before, rest, account.read);
-                let told = account.complete(table, index, *base, before, !rest.is_empty(), walk);
+                let judgement = Judgement { table, judge, index: known, base: *base, before, rest };
+                let (walk, source) = judgement.walk(account.read, account.probes_skipped());
+                let told = account.complete(table, index, *base, before, !rest.is_empty(), (walk, source));
                 decided(table, judge, index, *base, &told, before, rest)
             })
         };
@@ -73,41 +73,6 @@ pub(super) fn judge(
     judged.dropped_elsewhere = first.fate == Fate::Dropped
         && judged.stages.last().is_none_or(|stage| stage.verdict == Some(Verdict::Accept));
     judged
-}
-
-/// The walk through one table, given what became of the packet in the gap.
-fn walk(
-    table: &DraftTable,
-    judge: &Judge,
-    index: &TableIndex,
-    base: ChainRef,
-    before: Tuple,
-    rest: &[&DraftTable],
-    read: u64,
-) -> Walk {
-    let (hits, flags) = match (&table.hits, judge.reading) {
-        (Some(event), _) => (&*event.hits, event.flags),
-        (None, _) => (&[][..], HITS_OVERWRITTEN),
-    };
-    // The kernel side compares an address, where memory that was freed may hold other rules by now.
-    let sure = index.backend != Backend::IptablesLegacy || judge.texts.stood_at(read);
-    let flags = if sure { flags } else { flags | HITS_STALE };
-    let last_nat = judge.nat && rest.iter().all(|other| !other.gap.judges[other.judge].nat);
-    if table.fate == Fate::Passed && last_nat && before != table.after {
-        return solve(index, base, hits, flags, Fate::Translated);
-    }
-    if table.fate != Fate::Dropped {
-        return solve(index, base, hits, flags, table.fate);
-    }
-    // Somebody in the gap dropped it. A table behind this one whose counters moved shows that this one let it pass.
-    if rest.iter().any(|other| other.hits.as_ref().is_some_and(|event| !event.hits.is_empty())) {
-        return solve(index, base, hits, flags, Fate::Passed);
-    }
-    let free = solve(index, base, hits, flags, Fate::Unknown);
-    if free.is_exact() {
-        return free;
-    }
-    solve(index, base, hits, flags, if rest.is_empty() { Fate::Dropped } else { Fate::Unknown })
 }
 
 fn decided(

@@ -19,6 +19,8 @@ pub(super) struct Account<'a> {
     pub(super) since: u64,
     /// When its last record was read, on the same clock.
     pub(super) read: u64,
+    /// Between which times probes were left out.
+    pub(super) skipped: Option<(u64, u64)>,
 }
 
 /// A walk, and who told it.
@@ -30,7 +32,12 @@ pub(super) struct Told {
 }
 
 impl Account<'_> {
-    /// Completes `walk`, which the counters told of `table`. With `shared`, other tables stand in the gap behind
+    /// Whether probes may have been left out for this packet.
+    pub(super) fn probes_skipped(&self) -> bool {
+        self.skipped.is_some_and(|(from, to)| from <= self.read && to >= self.since)
+    }
+
+    /// Completes `walk`, which its source told of `table`. With `shared`, other tables stand in the gap behind
     /// this one, any of which may have ended the packet.
     pub(super) fn complete(
         &mut self,
@@ -39,9 +46,9 @@ impl Account<'_> {
         base: ChainRef,
         before: Tuple,
         shared: bool,
-        walk: Walk,
+        (walk, source): (Walk, RulesSource),
     ) -> Told {
-        let counted = |walk, alike| Told { walk, source: RulesSource::Counters, alike };
+        let counted = |walk, alike| Told { walk, source, alike };
         let Looks { family, protocol, ip_id, tcp_flags } = self.looks;
         let place = Place {
             netns: self.netns,

@@ -6,7 +6,7 @@ use tracer_common::{records::SIGHT_UNREADABLE, tuple as raw};
 
 use super::{flows::Flows, open::Open};
 use crate::{
-    decode::{self, Fragment, HitsEvent, SightEvent},
+    decode::{self, Fragment, HitsEvent, PartEvent, SightEvent},
     model::{
         Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, ProgramStage,
         Protocol, RouteStage, Tuple,
@@ -24,6 +24,8 @@ pub struct DraftTable {
     pub hook: Hook,
     pub family: Family,
     pub hits: Option<Box<HitsEvent>>,
+    /// Expressions of nft rules that it came to in the gap, in order; `None` where records of this packet were lost.
+    pub parts: Option<Vec<PartEvent>>,
     pub fate: Fate,
     pub before: Tuple,
     pub after: Tuple,

@@ -109,6 +109,12 @@ impl Correlator {
                 let hits = self.nested.settle(hits);
                 self.with(journey, |open| open.hits.push(hits));
             }
+            // Outside a gap it is of a table that is not followed: of a bridge, or a device.
+            Event::Part(part) => self.with(journey, |open| {
+                if open.gap.is_some() {
+                    open.parts.push(part);
+                }
+            }),
             Event::Route(route) => self.with(journey, |open| open.routes.push(route)),
             Event::Answer(answer) => self.with(journey, |open| open.answered(answer.icmp)),
             Event::Socket(socket) => self.with(journey, |open| {

@@ -88,6 +88,7 @@ impl Open {
     pub(super) fn judged(&mut self, fate: Fate, after: Option<Tuple>) {
         let Some(inside) = self.gap.take() else { return };
         let hits = std::mem::take(&mut self.hits);
+        let parts = std::mem::take(&mut self.parts);
         let after = after.unwrap_or(inside.before);
         for (number, judge) in inside.gap.judges.iter().enumerate() {
             let table = DraftTable {
@@ -96,6 +97,7 @@ impl Open {
                 hook: inside.hook,
                 family: inside.family,
                 hits: hits.iter().find(|hits| judge.reading == Some(hits.table)).cloned().map(Box::new),
+                parts: (!self.has_gap).then(|| parts.clone()),
                 fate,
                 before: inside.before,
                 after,

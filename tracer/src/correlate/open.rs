@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    decode::{HitsEvent, RouteEvent, SightEvent, SocketTaken, TuplesEvent},
+    decode::{HitsEvent, PartEvent, RouteEvent, SightEvent, SocketTaken, TuplesEvent},
     model::{Family, Hook, Outcome, OutcomeKind, Tuple},
     plan::Gap,
 };
@@ -67,6 +67,8 @@ pub(super) struct Open {
     pub(super) hook: Option<Hook>,
     pub(super) gap: Option<InGap>,
     pub(super) hits: Vec<HitsEvent>,
+    /// Of the gap in which it is.
+    pub(super) parts: Vec<PartEvent>,
     pub(super) routes: Vec<RouteEvent>,
     /// The connections it belonged to, one after the other: each namespace has its own, and a tunnel's is not that
     /// of what it carries.

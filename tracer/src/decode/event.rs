@@ -12,7 +12,7 @@ use tracer_common::{
     tuple::{self as raw, IPV4, IPV6},
 };
 
-use super::{DecodeError, HitsEvent};
+use super::{DecodeError, HitsEvent, PartEvent};
 use crate::model::{Family, Hook, ProgramType, ProgramVerdict, Protocol, Tuple};
 
 /// What the kernel side saw. Holds nothing on the heap: decoding allocates nothing.
@@ -24,6 +24,7 @@ pub enum Event {
     Route(RouteEvent),
     Answer(AnswerEvent),
     Socket(SocketTaken),
+    Part(PartEvent),
 }
 
 impl Event {
@@ -37,6 +38,7 @@ impl Event {
             Self::Route(e) => e.journey,
             Self::Answer(e) => e.journey,
             Self::Socket(e) => e.journey,
+            Self::Part(e) => e.journey,
         }
     }
 }

@@ -2,18 +2,21 @@
 
 mod event;
 mod hits;
+mod part;
 
 pub use event::{
     AnswerEvent, DeviceName, Event, Fragment, RouteEvent, SightEvent, SightKind, SocketTaken, TuplesEvent,
     tuple,
 };
 pub use hits::{Hits, HitsEvent};
+pub use part::{PartEvent, PartWhen};
 
 use std::fmt;
 
 use bytes::Buf;
 use tracer_common::records::{
-    Answer, ConntrackTuples, Head, Hit, Kind, MAX_HITS, RULE_HITS_HEAD, Route, RuleHits, Sight, SocketEvent,
+    Answer, ConntrackTuples, Head, Hit, Kind, MAX_HITS, RULE_HITS_HEAD, Route, RuleHits, RulePart, Sight,
+    SocketEvent,
 };
 
 /// Why bytes are no record.
@@ -56,6 +59,8 @@ unsafe impl Record for Route {}
 unsafe impl Record for Answer {}
 // SAFETY: as above.
 unsafe impl Record for SocketEvent {}
+// SAFETY: as above.
+unsafe impl Record for RulePart {}
 
 fn record<T: Record>(kind: u32, bytes: &[u8]) -> Result<T, DecodeError> {
     if bytes.len() != size_of::<T>() {
@@ -104,6 +109,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         Kind::Route => RouteEvent::new(&record(number, bytes)?).map(Event::Route),
         Kind::Answer => AnswerEvent::new(&record(number, bytes)?).map(Event::Answer),
         Kind::Socket => Ok(Event::Socket(SocketTaken::new(&record(number, bytes)?))),
+        Kind::RulePart => PartEvent::new(&record(number, bytes)?).map(Event::Part),
     }
 }
 

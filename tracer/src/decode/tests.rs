@@ -4,22 +4,23 @@ use std::{mem::offset_of, slice};
 
 use tracer_common::{
     records::{
-        Answer, AnswerKind, ConntrackTuples, Head, Hit, Kind, MAX_HITS, REASON_UNKNOWN, RULE_HITS_HEAD,
-        Route, RuleHits, Sight, SocketEvent,
+        Answer, AnswerKind, ConntrackTuples, Head, Hit, Kind, MAX_HITS, PART_RETURNED, REASON_UNKNOWN,
+        RULE_HITS_HEAD, Route, RuleHits, RulePart, Sight, SocketEvent,
     },
     tuple::{IPV4, IPV6, Tuple},
 };
 
-use super::{DecodeError, Event, Record, SightKind, decode};
+use super::{DecodeError, Event, PartEvent, PartWhen, Record, SightKind, decode};
 use crate::model::{Family, Hook};
 
-const SIZES: [usize; 6] = [
+const SIZES: [usize; 7] = [
     size_of::<Sight>(),
     size_of::<ConntrackTuples>(),
     size_of::<RuleHits>(),
     size_of::<Route>(),
     size_of::<Answer>(),
     size_of::<SocketEvent>(),
+    size_of::<RulePart>(),
 ];
 const SIGHTS: [Kind; 7] =
     [Kind::Xdp, Kind::DeviceIn, Kind::DeviceOut, Kind::Netfilter, Kind::Drop, Kind::Consume, Kind::Left];
@@ -76,7 +77,7 @@ fn any_bytes_are_an_event_or_an_error() {
             if numbers.below(4) == 0 { numbers.below(600) } else { SIZES[numbers.below(SIZES.len())] };
         let mut record: Vec<u8> = (0..length).map(|_| numbers.next() as u8).collect();
         if let Some(kind) = record.first_chunk_mut::<4>() {
-            *kind = (numbers.below(23) as u32).to_ne_bytes();
+            *kind = (numbers.below(17) as u32).to_ne_bytes();
         }
         if let Ok(event) = decode(&record) {
             let journey = record[offset_of!(Head, journey)..].first_chunk::<8>().expect("a head");
@@ -98,9 +99,20 @@ fn other_lengths_and_kinds_are_refused() {
     let longer = [whole, &[0]].concat();
     assert_eq!(decode(&longer), Err(DecodeError::Length { kind, length: longer.len() }));
     assert_eq!(decode(&[]), Err(DecodeError::Length { kind: 0, length: 0 }));
-    for unknown in [0_u32, 13, u32::MAX] {
+    for unknown in [0_u32, 14, u32::MAX] {
         assert_eq!(decode(&unknown.to_ne_bytes()), Err(DecodeError::Kind(unknown)));
     }
+}
+
+#[test]
+fn an_evaluation_is_one_before_or_one_behind() {
+    let record = RulePart { head: head(Kind::RulePart), expression: 0x1000, ..RulePart::default() };
+    let part = |when| Ok(Event::Part(PartEvent { journey: 77, expression: 0x1000, when }));
+    assert_eq!(decoded(&record), part(PartWhen::Reached));
+    let record = RulePart { when: PART_RETURNED, verdict: -3, chain: 0x2000, ..record };
+    assert_eq!(decoded(&record), part(PartWhen::Returned { verdict: -3, chain: 0x2000 }));
+    let neither = RulePart { when: 2, ..record };
+    assert_eq!(decoded(&neither), Err(DecodeError::Value("end of an evaluation")));
 }
 
 #[test]

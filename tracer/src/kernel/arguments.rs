@@ -1,6 +1,9 @@
 //! Where the arguments of the functions stand that kprobe programs look at.
 
-use tracer_common::kprobe::{Arguments, Position};
+use tracer_common::{
+    kprobe::{Arguments, Evaluation, Position},
+    layout::Offset,
+};
 
 use super::{
     KernelTypes,
@@ -23,6 +26,31 @@ pub fn resolve(types: &KernelTypes) -> Arguments {
         output_skb: output.to("sk_buff"),
         input_skb: input.to("sk_buff"),
     }
+}
+
+/// Where evaluations of nft expressions say what they are of. To be asked when nf_tables is loaded.
+///
+/// # Errors
+/// What this kernel does not describe.
+pub fn evaluation(types: &KernelTypes) -> Result<Evaluation, String> {
+    let eval = Signature(types.parameters_behind("nft_expr_ops", "eval").unwrap_or_default());
+    let position = |structure: &str| match eval.to(structure) {
+        Position::ABSENT => Err(format!("which argument of nft_expr_ops.eval is the {structure}")),
+        position => Ok(position),
+    };
+    let offset = |structure: &str, path: &str| {
+        let offset = types.offset_of(structure, path).and_then(Offset::new);
+        offset.ok_or_else(|| format!("where {structure} has {path}"))
+    };
+    Ok(Evaluation {
+        expression: position("nft_expr")?,
+        registers: position("nft_regs")?,
+        packet: position("nft_pktinfo")?,
+        reserved: 0,
+        packet_skb: offset("nft_pktinfo", "skb")?,
+        verdict_code: offset("nft_regs", "verdict.code")?,
+        verdict_chain: offset("nft_regs", "verdict.chain")?,
+    })
 }
 
 /// The parameters of a function; none where nothing describes it.

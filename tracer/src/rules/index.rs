@@ -1,6 +1,7 @@
 //! One table as the kernel holds it: chains, rules, jumps, and which counter belongs to which rule. Built from
 //! kernel memory (`rules::legacy`, `rules::nft`), read by the path solver. Pure data.
 
+use super::probes::Probes;
 use crate::model::{Backend, Hook, TableFamily, Verdict};
 
 /// Position of a chain in [`TableIndex::chains`].
@@ -19,6 +20,8 @@ pub struct TableIndex {
     pub counters: Vec<CounterAddress>,
     /// Kernel memory that changes when the ruleset does; none where this kernel offers nothing of the kind.
     pub check: Option<Check>,
+    /// What shows a match of rules without counters; empty for iptables-legacy.
+    pub probes: Probes,
 }
 
 /// Where a packet counter lies.

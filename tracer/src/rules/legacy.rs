@@ -10,6 +10,7 @@ use super::{
     effect,
     index::{BaseChain, Chain, ChainRef, Check, CounterAddress, Effect, Rule, RuleCounter, TableIndex},
     live::Content,
+    probes::Probes,
 };
 use crate::{
     kernel::{Block, KernelTypes, Memory, ReadError, btf::kernel_layout},
@@ -167,6 +168,7 @@ impl<'a> LegacyReader<'a> {
             chains,
             counters,
             check: Some(check),
+            probes: Probes::default(),
         };
         let inside = |entry: &Entry| {
             let counter = entry.offset + self.entry.counters;

@@ -9,5 +9,6 @@ pub mod live;
 mod nft;
 pub mod nftrace;
 pub mod path;
+pub mod probes;
 pub mod resolve;
 pub mod text;

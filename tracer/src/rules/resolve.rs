@@ -85,7 +85,10 @@ mod tests {
     use super::*;
     use crate::{
         model::{TableFamily, Verdict},
-        rules::index::{Chain, Rule},
+        rules::{
+            index::{Chain, Rule},
+            probes::Probes,
+        },
     };
 
     fn rule(position: u32, effect: Effect) -> Rule {
@@ -102,6 +105,7 @@ mod tests {
             chains: vec![chain("PREROUTING", rules), chain("DOCKER", Vec::new())],
             counters: Vec::new(),
             check: None,
+            probes: Probes::default(),
         }
     }
 

@@ -86,9 +86,11 @@ pub(super) fn run(json: bool) -> Result<(), Failure> {
 fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Failure> {
     let config = setup::doctor_config();
     let setup::Loaded { mut kernel, absent, .. } = setup::load(&config)?;
+    kernel.watch_rules();
     let mut tried = Vec::new();
     let placed = kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut View::default());
     tried.extend(table_probes(&kernel, placed.err().map(|error| format!("{error:#}"))));
+    tried.extend(rule_probes(&mut kernel));
     kernel.attach_tracepoints()?;
     let (attached, _) = kernel.attached();
     for probe in TRACEPOINTS {
@@ -170,6 +172,22 @@ fn table_probes(kernel: &Kernel, refused: Option<String>) -> Vec<Capability> {
         used: true,
     }));
     probes
+}
+
+/// What tells of rules without counters; nothing to say while nf_tables is not loaded.
+fn rule_probes(kernel: &mut Kernel) -> Option<Capability> {
+    let tried = kernel.try_rule_probes()?;
+    Some(Capability {
+        name: "rule probes".to_owned(),
+        available: tried.is_ok(),
+        why: tried.err().map_or_else(
+            || "kprobes at the functions that evaluate nft rules".to_owned(),
+            |why| format!("{why:#}; counters of other rules and the packet's fate tell what they can"),
+        ),
+        gives: "which nft rules without counters matched".to_owned(),
+        needed: false,
+        used: true,
+    })
 }
 
 fn hooks_of(list: &HookList) -> Vec<HookFunction> {

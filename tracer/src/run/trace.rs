@@ -31,7 +31,7 @@ use super::{
 use crate::{
     attach::{Kernel, Namespace},
     attribute::Attributor,
-    config::Config,
+    config::{Config, RulesMode},
     correlate::{Correlator, Output},
     decode::decode,
     error::Failure,
@@ -99,6 +99,9 @@ impl<'c> Trace<'c> {
         let mut scoped = Scoped::new(config)?;
         let Loaded { mut kernel, names, absent } = setup::load(config)?;
         scoped.check_devices(config)?;
+        if config.rules == RulesMode::Auto {
+            kernel.watch_rules();
+        }
         // SAFETY: the ring buffer owns its descriptor, and both are dropped together.
         let records = unsafe { AsyncFd::register(kernel.records()?) }.context("watching the ring buffer")?;
         let mut correlator = Correlator::new(config.filter, names);
@@ -285,6 +288,7 @@ impl<'c> Trace<'c> {
             .map(|(counter, count)| (counter.name().to_owned(), count))
             .collect();
         lost.insert("malformed".to_owned(), self.malformed);
+        lost.insert("rule-probe-skipped".to_owned(), self.kernel.skipped_rule_probes()?);
         let events = Events { received: self.received, lost };
         let summary = std::mem::take(&mut self.tally).finish(events, self.started.elapsed());
         self.line(&Line::Summary(summary))?;

@@ -70,6 +70,7 @@ impl Group {
                 ("tracer", "walks_witnessed"),
                 ("tracer", "rule_texts"),
                 ("tracer", "nftrace"),
+                ("tests", "rule_probes"),
             ],
             Self::Scenarios => &[("tests", "scenarios")],
             Self::Docker => &[("tests", "docker")],

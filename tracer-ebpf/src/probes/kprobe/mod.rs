@@ -2,6 +2,7 @@
 //! BPF links. Every namespace passes here; the map of places says which functions of which are of interest.
 
 mod judge;
+mod rule;
 mod stack;
 
 use core::ffi::c_void;

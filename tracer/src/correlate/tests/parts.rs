@@ -1,6 +1,7 @@
 //! Packets in parts, in copies, and with events lost.
 
 use super::*;
+use crate::decode::{PartEvent, PartWhen};
 use tracer_common::records::{SIGHT_COPY, SIGHT_GAP};
 
 const MORE: u16 = 0x2000;
@@ -127,4 +128,26 @@ fn a_packet_whose_way_was_lost_until_it_turned_up_elsewhere_says_so() {
     let journey = trace.only();
     assert_eq!(journey.outcome.result, OutcomeKind::Forwarded);
     assert_eq!(journey.notes, ["events were lost: its way is not shown in full"]);
+}
+
+/// What a packet came to is its table's, unless it came to it elsewhere, or some of it was lost.
+#[test]
+fn evaluated_expressions_belong_to_the_gap() {
+    for lost in [false, true] {
+        let mut trace = Trace::new();
+        let tuple = tcp(CLIENT, INNER);
+        let part = |expression| PartEvent { journey: 1, expression, when: PartWhen::Reached };
+        trace.see(1, came_in(tuple));
+        trace.event(Event::Part(part(1)));
+        trace.see(1, before(Hook::Forward, -1, tuple));
+        trace.event(Event::Part(part(2)));
+        trace.event(Event::Part(part(3)));
+        let mut behind = before(Hook::Forward, 1, tuple);
+        behind.raw.flags |= if lost { SIGHT_GAP } else { 0 };
+        trace.see(1, behind);
+        trace.event(Event::Part(part(4)));
+        trace.see(1, dropped(NETFILTER_DROP, IN_NETFILTER, tuple));
+        let draft = trace.only();
+        assert_eq!(tables(draft)[0].parts, (!lost).then(|| vec![part(2), part(3)]));
+    }
 }

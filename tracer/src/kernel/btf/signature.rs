@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use btf_rs::{Btf, FuncProto, Type};
 
-use super::{KernelTypes, MAX_DEPTH, behind_names};
+use super::{KernelTypes, MAX_DEPTH, behind_names, find_member};
 
 /// What a parameter is, as far as it can be told apart by type.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +35,26 @@ impl KernelTypes {
     }
 }
 
+impl KernelTypes {
+    /// The parameters of the functions that a member of a structure points at.
+    #[must_use]
+    pub fn parameters_behind(&self, structure: &str, member: &str) -> Option<Vec<Parameter>> {
+        self.search(structure, |btf, found| {
+            let Type::Struct(owner) = found else { return None };
+            let member = find_member(btf, owner, member, MAX_DEPTH)?;
+            parameters_of(btf, &prototype(btf, member.kind)?)
+        })
+    }
+}
+
+fn parameters_of(btf: &Btf, prototype: &FuncProto) -> Option<Vec<Parameter>> {
+    let one = |parameter| Some(pointee(btf, btf.resolve_chained_type(parameter).ok()?));
+    prototype.parameters.iter().map(one).collect()
+}
+
 /// The parameters of the first of these that has any.
 fn described(btf: &Btf, ids: Vec<u32>) -> Option<Vec<Parameter>> {
-    ids.into_iter().find_map(|id| {
-        let prototype = prototype(btf, btf.resolve_type_by_id(id).ok()?)?;
-        let one = |parameter| Some(pointee(btf, btf.resolve_chained_type(parameter).ok()?));
-        prototype.parameters.iter().map(one).collect()
-    })
+    ids.into_iter().find_map(|id| parameters_of(btf, &prototype(btf, btf.resolve_type_by_id(id).ok()?)?))
 }
 
 /// The position of the only parameter that is `wanted`.

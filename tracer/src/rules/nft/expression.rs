@@ -5,8 +5,14 @@ use std::{cell::RefCell, collections::HashMap, ops::Range, rc::Rc};
 use crate::{
     kernel::{Block, Memory, ReadError, Symbols, btf::kernel_layout},
     model::Verdict,
-    rules::{effect, index::Effect},
+    rules::{
+        effect,
+        index::Effect,
+        probes::{NFT_CONTINUE, NFT_GOTO, NFT_JUMP, NFT_RETURN, Watch},
+    },
 };
+
+use super::deciding::{Deciding, Expression};
 
 /// `NFT_REG_VERDICT`, `NFT_DATA_VERDICT`, `NFT_OBJECT_COUNTER`, `NFT_OBJECT_SYNPROXY`
 /// (include/uapi/linux/netfilter/nf_tables.h).
@@ -14,11 +20,6 @@ const REG_VERDICT: u8 = 0;
 const DATA_VERDICT: u32 = 0xffff_ff00;
 const OBJECT_COUNTER: u32 = 1;
 const OBJECT_SYNPROXY: u32 = 10;
-/// `enum nft_verdicts`.
-const NFT_CONTINUE: i32 = -1;
-const NFT_JUMP: i32 = -3;
-const NFT_GOTO: i32 = -4;
-const NFT_RETURN: i32 = -5;
 /// `XT_FUNCTION_MAXNAMELEN`.
 const TARGET_NAME: u32 = 29;
 
@@ -88,6 +89,8 @@ pub(super) struct RuleFacts {
     pub(super) unconditional: bool,
     /// Types of its expressions, in order.
     pub(super) expressions: Vec<Rc<str>>,
+    /// The expression that shows a match.
+    pub(super) deciding: Option<(Expression, Watch)>,
 }
 
 /// An effect whose chain is still an address.
@@ -101,7 +104,7 @@ pub(super) enum RuleEffect {
 
 /// What one expression does.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Counter(u64),
     /// Ends the rule's evaluation.
     Effect(RuleEffect),
@@ -145,7 +148,9 @@ impl<'a> Expressions<'a> {
             effect: RuleEffect::Known(Effect::Continue { target: None }),
             unconditional: true,
             expressions: Vec::new(),
+            deciding: None,
         };
+        let mut deciding = Deciding::default();
         let mut decided = false;
         let mut offset = range.start;
         while offset < range.end {
@@ -155,6 +160,9 @@ impl<'a> Expressions<'a> {
             }
             facts.expressions.push(ops.type_name.clone());
             let part = self.part(block, offset + self.layout.data, &ops)?;
+            let expression =
+                Expression { address: block.address().wrapping_add(u64::from(offset)), function: ops.eval };
+            deciding.see(expression, &ops.type_name, &part);
             facts.unconditional &= !matches!(part, Part::MayFail | Part::Mystery(_));
             match part {
                 Part::Counter(address) => facts.counter = Some((address, true)),
@@ -173,6 +181,7 @@ impl<'a> Expressions<'a> {
             }
             offset += ops.length;
         }
+        facts.deciding = deciding.found();
         Ok(facts)
     }
 

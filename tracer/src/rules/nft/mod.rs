@@ -2,6 +2,7 @@
 //! rules of the current generation in one block (include/net/netfilter/nf_tables.h).
 
 mod backend;
+mod deciding;
 mod expression;
 mod generation;
 
@@ -13,7 +14,11 @@ use self::{
     expression::{ExpressionLayout, Expressions, RuleFacts},
     generation::Generations,
 };
-use super::index::{BaseChain, Chain, ChainRef, CounterAddress, Effect, Rule, RuleCounter, TableIndex};
+use super::{
+    index::{BaseChain, Chain, ChainRef, CounterAddress, Effect, Rule, RuleCounter, TableIndex},
+    path::Step,
+    probes::{Probe, Probes, Watch},
+};
 use crate::{
     kernel::{
         Block, KernelTypes, Memory, ReadError, Symbols,
@@ -134,6 +139,7 @@ impl<'a> NftReader<'a> {
             raw.iter().enumerate().map(|(i, c)| (c.address, ChainRef(i))).collect();
 
         let mut shape = Shape::new(family, &name);
+        let mut probes = Vec::new();
         let (mut chains, mut counters) = (Vec::with_capacity(raw.len()), Vec::new());
         for chain in raw {
             if let Some((base, chain_type)) = &chain.base {
@@ -143,6 +149,9 @@ impl<'a> NftReader<'a> {
             for facts in self.rules(chain.blob)? {
                 shape.rule(&facts);
                 let position = rules.len() as u32 + 1;
+                if let Some(probe) = probe(&facts) {
+                    probes.push((Step { chain: ChainRef(chains.len()), rule: rules.len() }, probe));
+                }
                 rules.push(rule(facts, position, &by_address, &mut counters)?);
             }
             let base = chain.base.map(|(base, _)| base);
@@ -155,7 +164,16 @@ impl<'a> NftReader<'a> {
                 .flat_map(|chain| &mut chain.rules)
                 .for_each(|rule| in_iptables_words(&mut rule.effect));
         }
-        Ok(Some(TableIndex { backend, family, name, chains, counters, check: Some(generation.check) }))
+        let probes = Probes::new(by_address, probes);
+        Ok(Some(TableIndex {
+            backend,
+            family,
+            name,
+            chains,
+            counters,
+            check: Some(generation.check),
+            probes,
+        }))
     }
 
     fn text(&self, what: &'static str, address: u64) -> Result<String, ReadError> {
@@ -246,6 +264,14 @@ impl<'a> NftReader<'a> {
             offset = data + length;
         }
     }
+}
+
+/// What shows that a packet matches the rule, where an expression does.
+fn probe(facts: &RuleFacts) -> Option<Probe> {
+    let (expression, watch) = facts.deciding?;
+    let told = facts.unconditional || facts.counter.is_some_and(|(_, proves_match)| proves_match);
+    let needed = watch == Watch::Returned || !told;
+    Some(Probe { expression: expression.address, function: expression.function, watch, needed })
 }
 
 fn rule(

@@ -5,7 +5,11 @@ use super::generation::{GenerationLayout, Generations};
 use crate::{
     kernel::{ReadError, Symbols, memory::image::Image},
     model::{Backend, Hook, TableFamily, Verdict},
-    rules::index::{ChainRef, CounterAddress, Effect},
+    rules::{
+        index::{ChainRef, CounterAddress, Effect},
+        path::Step,
+        probes::Watch,
+    },
 };
 
 /// The effect of a rule, and whether its counter proves the match.
@@ -108,6 +112,65 @@ fn what_may_fail_behind_a_counter_takes_its_proof_away() {
         Some(true),
         "the last counter proves most"
     );
+}
+
+/// What tells of a rule of these expressions: the number of one, when it is looked at, and whether it must be.
+fn probe(expressions: Vec<Expression>) -> Option<(usize, Watch, bool)> {
+    // Behind the size of the block and the header of the rule; each has a pointer before its words.
+    let (mut address, mut addresses) = (RULES + 16, Vec::new());
+    for one in &expressions {
+        addresses.push(address);
+        address += 8 + 8 * one.words.len() as u64;
+    }
+    let mut kernel = Kernel::new(2, "mine");
+    kernel.rules(INPUT, 0, &[expressions, vec![plain("cmp"), verdict(ACCEPT, 0)]]);
+    let found = kernel.read().unwrap().probes.of(Step { chain: ChainRef(0), rule: 0 })?;
+    let number = addresses.iter().position(|address| *address == found.expression).unwrap();
+    Some((number, found.watch, found.needed))
+}
+
+#[test]
+fn a_rule_is_told_by_what_nothing_that_fails_stands_behind() {
+    let accept = || verdict(ACCEPT, 0);
+    let value = || Expression { words: vec![0, 0, 1], ..plain("immediate") };
+    let inlined = |kind| Expression { eval: 0, ..plain(kind) };
+    let setter = || Expression { eval: META_SET, ..plain("meta") };
+    let reached = |number, needed| Some((number, Watch::Reached, needed));
+    assert_eq!(probe(vec![plain("cmp"), accept()]), reached(1, true));
+    assert_eq!(probe(vec![accept()]), reached(0, false), "it always matches");
+    assert_eq!(probe(vec![plain("cmp"), counter(8), accept()]), reached(2, false), "counted");
+    assert_eq!(
+        probe(vec![counter(8), plain("cmp"), accept()]),
+        reached(2, true),
+        "counted before a condition"
+    );
+    assert_eq!(
+        probe(vec![plain("cmp"), value(), plain("nat")]),
+        reached(1, true),
+        "a function of most rules"
+    );
+    assert_eq!(probe(vec![value(), plain("cmp"), plain("masq")]), reached(2, true));
+    assert_eq!(probe(vec![plain("cmp"), inlined("bitwise"), setter()]), reached(2, true));
+    assert_eq!(probe(vec![plain("cmp"), plain("log"), accept()]), reached(2, true));
+    assert_eq!(probe(vec![plain("cmp"), inlined("bitwise")]), None, "no function to look at");
+    assert_eq!(probe(vec![plain("cmp")]), None);
+}
+
+#[test]
+fn a_table_whose_counters_tell_all_needs_no_probes() {
+    let mut kernel = Kernel::new(2, "mine");
+    kernel.rules(INPUT, 0, &[vec![plain("cmp"), counter(8), verdict(ACCEPT, 0)], vec![verdict(ACCEPT, 0)]]);
+    let probes = kernel.read().unwrap().probes;
+    assert!(!probes.tell_more() && probes.functions().next().is_none());
+}
+
+#[test]
+fn what_may_give_any_verdict_is_told_by_what_it_returns() {
+    let returned = |number| Some((number, Watch::Returned, true));
+    assert_eq!(probe(vec![plain("cmp"), plain("brand_new")]), returned(1));
+    assert_eq!(probe(vec![plain("cmp"), plain("brand_new"), counter(8)]), returned(1));
+    assert_eq!(probe(vec![plain("brand_new"), plain("cmp")]), None, "what it lets pass may fail later");
+    assert_eq!(probe(vec![plain("brand_new"), verdict(ACCEPT, 0)]), None, "either may have decided");
 }
 
 #[test]

@@ -150,7 +150,10 @@ mod tests {
     use super::*;
     use crate::{
         model::{Backend, Hook, TableFamily},
-        rules::index::{BaseChain, Chain},
+        rules::{
+            index::{BaseChain, Chain},
+            probes::Probes,
+        },
     };
 
     fn chain(name: &str, policy: Option<Verdict>, effects: &[(u64, bool, Effect)]) -> Chain {
@@ -188,6 +191,7 @@ mod tests {
             ],
             counters: Vec::new(),
             check: None,
+            probes: Probes::default(),
         }
     }
 

@@ -22,7 +22,10 @@ use tracer_common::records::{
 };
 
 use self::search::{Others, Outcome, Search};
-use super::index::{ChainRef, Effect, TableIndex};
+use super::{
+    index::{ChainRef, Effect, TableIndex},
+    probes::Observed,
+};
 use crate::model::{DecidedBy, Hook, Verdict};
 
 /// A rule that the packet matched.
@@ -143,6 +146,8 @@ pub enum Inexact {
     },
     /// Too many walks to look at them all.
     TooMany,
+    /// The counters that moved are those of one walk, and the rules that were seen to match those of another.
+    Contradiction,
 }
 
 impl fmt::Display for Inexact {
@@ -160,6 +165,7 @@ impl fmt::Display for Inexact {
                 write!(f, "{chain} #{position} has no counter that shows whether it matched")
             }
             Self::TooMany => f.write_str("too many possible ways through the chains"),
+            Self::Contradiction => f.write_str("counters and probes tell different ways through the chains"),
         }
     }
 }
@@ -177,6 +183,34 @@ impl fmt::Display for Inexact {
 /// out between the packet and the others.
 #[must_use]
 pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate: Fate) -> Walk {
+    search(index, base, (hits, flags), fate, None)
+}
+
+/// As [`solve`], where matches of some rules were seen, each of this packet and in order: of those it is known whether they
+/// matched. The reading is needed all the same, of a table without a counter too: it says that the ruleset was
+/// `index`.
+#[must_use]
+pub fn solve_seen(
+    index: &TableIndex,
+    base: ChainRef,
+    hits: &[Hit],
+    flags: u32,
+    fate: Fate,
+    seen: &Observed<'_>,
+) -> Walk {
+    // What other packets did shows in counters alone.
+    let others =
+        if index.counters.is_empty() { HITS_INTERLEAVED | HITS_TRUNCATED | HITS_UNREADABLE } else { 0 };
+    search(index, base, (hits, flags & !others), fate, Some(seen))
+}
+
+fn search(
+    index: &TableIndex,
+    base: ChainRef,
+    (hits, flags): (&[Hit], u32),
+    fate: Fate,
+    seen: Option<&Observed<'_>>,
+) -> Walk {
     if let Some(reason) = worthless(flags) {
         return Walk::unknown(fate, reason);
     }
@@ -194,7 +228,7 @@ pub fn solve(index: &TableIndex, base: ChainRef, hits: &[Hit], flags: u32, fate:
         Hook::Output | Hook::Postrouting | Hook::Egress => Others::Any,
         _ => Others::Leaving,
     };
-    let outcome = Search::new(index, hits, fate, others).run(base);
+    let outcome = Search::new(index, hits, fate, others, seen).run(base);
     let mut walk = judge(index, hits, fate, outcome, interleaved);
     if interleaved && others == Others::None {
         walk.inexact = Some(Inexact::Interleaved);

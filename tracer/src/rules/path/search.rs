@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     model::Verdict,
-    rules::index::{BaseChain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
+    rules::{
+        index::{BaseChain, ChainRef, Effect, Rule, RuleCounter, TableIndex},
+        probes::Observed,
+    },
 };
 
 /// Rules looked at before the search gives up: enough for six walks through 5,000 rules.
@@ -74,13 +77,23 @@ pub(super) struct Search<'a> {
     elsewhere: Vec<bool>,
     /// Base chains that other packets may have passed meanwhile.
     others: Vec<ChainRef>,
+    /// Rules that the packet was seen to match.
+    seen: Option<&'a Observed<'a>>,
+    /// A chain may be entered twice without a match that is seen in between.
+    blind: bool,
     work: Vec<State>,
     found: Vec<Candidate>,
     visits: usize,
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(index: &'a TableIndex, hits: &[Hit], fate: Fate, others: Others) -> Self {
+    pub(super) fn new(
+        index: &'a TableIndex,
+        hits: &[Hit],
+        fate: Fate,
+        others: Others,
+        seen: Option<&'a Observed<'a>>,
+    ) -> Self {
         let mut sorted: Vec<(usize, u32)> =
             hits.iter().filter(|h| h.packets > 0).map(|h| (h.rule as usize, h.packets)).collect();
         sorted.sort_unstable();
@@ -98,6 +111,8 @@ impl<'a> Search<'a> {
             open: vec![false; index.chains.len()],
             elsewhere: reachable(index, &others),
             others,
+            seen,
+            blind: seen.is_some_and(|seen| seen.misses_entries(index)),
             work: Vec::new(),
             found: Vec::new(),
             visits: 0,
@@ -142,6 +157,7 @@ impl<'a> Search<'a> {
             left: self.hits.iter().map(|(_, packets)| *packets).collect(),
             steps: Vec::new(),
             traceless: None,
+            matches: 0,
             own: None,
         };
         first.start(base);
@@ -178,10 +194,45 @@ impl<'a> Search<'a> {
             return self.end_of_chain(state, chain);
         };
         frame.next += 1;
+        if state.own.is_none()
+            && let Some(seen) = self.seen
+            && seen.watches(step)
+        {
+            return self.watched(state, step, rule, seen);
+        }
         match rule.counter {
             None => self.unseen(state, step, rule),
             Some(counter) => self.counted(state, step, rule, counter),
         }
+    }
+
+    /// A rule of which it is seen when it matches.
+    fn watched(&mut self, mut state: State, step: Step, rule: &Rule, seen: &Observed<'_>) -> Next {
+        let counter = rule.counter.map(|counter| {
+            (self.slot(counter.index).filter(|slot| state.left[*slot] > 0), counter.proves_match)
+        });
+        let found = seen.matches().get(state.matches).filter(|found| found.step == step);
+        // Where it may be come to again, the match may be that one's; and what fails may do so behind the counter.
+        let may_fail = found.is_none() || self.blind;
+        if let Some((Some(slot), false)) = counter
+            && may_fail
+        {
+            let mut failed = state.clone();
+            failed.left[slot] -= 1;
+            self.work.push(failed);
+        }
+        let Some(found) = found else { return Next::Walk(state) };
+        if may_fail {
+            self.work.push(state.clone());
+        }
+        match counter {
+            Some((None, _)) => return Next::Dead,
+            Some((Some(slot), _)) => state.left[slot] -= 1,
+            None => {}
+        }
+        state.matches += 1;
+        state.steps.push(step);
+        self.follow(state, step, found.effect.as_ref().unwrap_or(&rule.effect))
     }
 
     /// A rule without a counter: whether it matched shows only by what follows.
@@ -303,6 +354,7 @@ impl<'a> Search<'a> {
         let own = match state.own.take() {
             Some((own, before)) if left < before => own,
             Some(_) => return,
+            None if self.seen.is_some_and(|seen| state.matches < seen.matches().len()) => return,
             None if !self.fate.explained_by(self.index, decision, verdict) => return,
             None => {
                 let steps = std::mem::take(&mut state.steps);

@@ -22,6 +22,8 @@ pub(super) struct State {
     pub(super) left: Vec<u32>,
     pub(super) steps: Vec<Step>,
     pub(super) traceless: Option<Step>,
+    /// How many of the matches that were seen it has come by.
+    pub(super) matches: usize,
     /// While another packet's walk is tried: the finished walk of ours, and what was left when the other began.
     pub(super) own: Option<(Candidate, u64)>,
 }

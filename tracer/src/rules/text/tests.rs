@@ -1,7 +1,10 @@
 use super::*;
 use crate::{
     model::Hook,
-    rules::index::{BaseChain, ChainRef, RuleCounter},
+    rules::{
+        index::{BaseChain, ChainRef, RuleCounter},
+        probes::Probes,
+    },
 };
 
 /// Answers from a script.
@@ -39,6 +42,7 @@ fn table(backend: Backend, name: &str, chains: Vec<(&str, Vec<Effect>)>) -> Tabl
         chains: chains.into_iter().map(|(name, effects)| chain(name, effects)).collect(),
         counters: Vec::new(),
         check: None,
+        probes: Probes::default(),
     }
 }
 

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{Backend, TableFamily},
-        rules::index::Chain,
+        rules::{index::Chain, probes::Probes},
     };
 
     fn table() -> TableIndex {
@@ -78,6 +78,7 @@ mod tests {
             chains: vec![chain("in"), chain("web")],
             counters: Vec::new(),
             check: None,
+            probes: Probes::default(),
         }
     }
 

@@ -5,10 +5,14 @@ use tracer_common::counters::Counter;
 
 use super::Trace;
 use crate::{
+    attach::RuleProbes,
     error::Failure,
     kernel::monotonic,
     model::{Line, Notice, NoticeLevel},
 };
+
+/// How long journeys may have waited since probes were left out (nanoseconds).
+const REMEMBERED: u64 = 1_000_000_000;
 
 /// How many events were lost when that was looked at, and when (CLOCK_MONOTONIC, nanoseconds).
 pub(super) struct Loss {
@@ -17,12 +21,16 @@ pub(super) struct Loss {
     /// Of packets that are followed.
     followed: u64,
     looked: u64,
+    /// Rule probes that were left out, and when that was looked at.
+    skipped: u64,
+    asked: u64,
 }
 
 impl Loss {
     /// None so far.
     pub(super) fn none() -> Self {
-        Self { all: 0, followed: 0, looked: monotonic() }
+        let now = monotonic();
+        Self { all: 0, followed: 0, looked: now, skipped: 0, asked: now }
     }
 }
 
@@ -48,14 +56,27 @@ impl Trace<'_> {
                 self.notice(NoticeLevel::Warning, message.to_owned())?;
             }
         }
-        self.loss = Loss { all, followed, looked: now };
+        self.loss = Loss { all, followed, looked: now, ..self.loss };
         Ok(())
     }
 
-    /// Tables that no two probes enclose, of which it was not said yet.
+    /// Takes note of rule probes that were left out, before journeys up to now are put together.
+    pub(super) fn look_for_skipped(&mut self) {
+        // Where the kernel does not say, nothing is known to have been left out.
+        let skipped = self.kernel.skipped_rule_probes().unwrap_or(self.loss.skipped);
+        let (from, now) = (self.loss.asked, monotonic());
+        if skipped > self.loss.skipped {
+            let before = self.attributor.skipped.filter(|(_, to)| from.saturating_sub(*to) < REMEMBERED);
+            self.attributor.skipped = Some((before.map_or(from, |(from, _)| from), now));
+        }
+        (self.loss.skipped, self.loss.asked) = (skipped, now);
+    }
+
+    /// Of what is not seen, what was not said yet: tables that no two probes enclose, rules that no probe looks at.
     pub(super) fn new_unbounded(&mut self) -> Vec<String> {
-        let all = self.kernel.namespaces().flat_map(|namespace| namespace.unbounded());
-        let new: Vec<String> = all.filter(|text| !self.unbounded.contains(*text)).cloned().collect();
+        let tables = self.kernel.namespaces().flat_map(|namespace| namespace.unbounded()).cloned();
+        let all = tables.chain(self.kernel.rule_probes().and_then(RuleProbes::problem));
+        let new: Vec<String> = all.filter(|text| !self.unbounded.contains(text)).collect();
         self.unbounded.extend(new.iter().cloned());
         new
     }

@@ -51,6 +51,9 @@ impl Trace<'_> {
     }
 
     fn attribute(&mut self, ended: Vec<Ended>) {
+        if !ended.is_empty() {
+            self.look_for_skipped();
+        }
         for Ended { draft, read, .. } in ended {
             let receiver = Receiver { netns: draft.netns, tuple: draft.last_tuple, port: draft.socket_port };
             let journey = self.attributor.journey(draft, read);

@@ -5,7 +5,10 @@ use tracer_common::records::Hit;
 use super::{ChainRef, Decision, Step, Verdict};
 use crate::{
     model::{Backend, Hook, TableFamily},
-    rules::index::{BaseChain, Chain, CounterAddress, Effect, Rule, RuleCounter, TableIndex},
+    rules::{
+        index::{BaseChain, Chain, CounterAddress, Effect, Rule, RuleCounter, TableIndex},
+        probes::Probes,
+    },
 };
 
 /// One chain a line: `NAME [policy]: effect, effect`. Base chains have a policy and are named after their hook; `!`
@@ -25,6 +28,7 @@ pub(super) fn table(text: &str) -> TableIndex {
         chains,
         counters: (0..counters as u64).map(CounterAddress::PerCpu).collect(),
         check: None,
+        probes: Probes::default(),
     }
 }
 
@@ -122,6 +126,8 @@ pub(super) enum Sight {
 #[derive(Debug, PartialEq)]
 pub(super) struct Taken {
     pub(super) steps: Vec<Step>,
+    /// What each of them did.
+    pub(super) effects: Vec<Effect>,
     pub(super) decision: Decision,
     pub(super) verdict: Verdict,
     /// By counter.
@@ -139,19 +145,21 @@ pub(super) struct Kernel<'a, O: FnMut(Step) -> Sight> {
     index: &'a TableIndex,
     oracle: O,
     steps: Vec<Step>,
+    effects: Vec<Effect>,
     moved: Vec<u32>,
 }
 
 impl<'a, O: FnMut(Step) -> Sight> Kernel<'a, O> {
     /// Sends one packet into `base`; `oracle` says what it does at each rule that it comes to.
     pub(super) fn judge(index: &'a TableIndex, base: ChainRef, oracle: O) -> Taken {
-        let mut kernel = Self { index, oracle, steps: Vec::new(), moved: vec![0; index.counters.len()] };
+        let moved = vec![0; index.counters.len()];
+        let mut kernel = Self { index, oracle, steps: Vec::new(), effects: Vec::new(), moved };
         let chain = &index.chains[base.0];
         let (decision, verdict) = kernel.walk(base).unwrap_or_else(|| {
             kernel.count(chain.end_counter);
             (Decision::Policy, chain.base.as_ref().unwrap().policy)
         });
-        Taken { steps: kernel.steps, decision, verdict, moved: kernel.moved }
+        Taken { steps: kernel.steps, effects: kernel.effects, decision, verdict, moved: kernel.moved }
     }
 
     fn count(&mut self, counter: Option<usize>) {
@@ -175,6 +183,7 @@ impl<'a, O: FnMut(Step) -> Sight> Kernel<'a, O> {
                 Sight::Does(effect) => effect,
             };
             self.steps.push(step);
+            self.effects.push(effect.clone());
             match effect {
                 Effect::Continue { .. } | Effect::Unknown { .. } | Effect::OneOf { .. } => {}
                 Effect::Final { verdict, .. } => return Some((Decision::Rule(step), verdict)),

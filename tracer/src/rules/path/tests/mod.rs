@@ -2,6 +2,7 @@
 
 mod lab;
 mod random;
+mod seen;
 
 use tracer_common::records::{
     HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE,

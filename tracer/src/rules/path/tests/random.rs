@@ -9,10 +9,10 @@ use super::{
 use crate::rules::index::Effect;
 
 /// splitmix64: a seed gives the same case for ever.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Dice {
         ((z ^ (z >> 31)) % bound as u64) as usize
     }
 
-    fn one_in(&mut self, n: usize) -> bool {
+    pub(super) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
@@ -31,17 +31,17 @@ impl Dice {
 
 /// What a table may hold.
 #[derive(Clone, Copy)]
-struct Style {
+pub(super) struct Style {
     /// Every rule counted, every chain end too: iptables-legacy.
     counted: bool,
     unknown: bool,
 }
 
 const LEGACY: Style = Style { counted: true, unknown: false };
-const NFT: Style = Style { counted: false, unknown: true };
+pub(super) const NFT: Style = Style { counted: false, unknown: true };
 
 /// Chain 0 and 1 are base chains; a chain enters only later ones.
-fn random_table(dice: &mut Dice, style: Style) -> TableIndex {
+pub(super) fn random_table(dice: &mut Dice, style: Style) -> TableIndex {
     let users = dice.below(6);
     let mut text = Vec::new();
     for chain in 0..2 + users {
@@ -117,11 +117,11 @@ fn random_effect(dice: &mut Dice, index: &TableIndex, step: Step) -> Effect {
     }
 }
 
-fn random_packet(dice: &mut Dice, index: &TableIndex, base: ChainRef) -> Taken {
+pub(super) fn random_packet(dice: &mut Dice, index: &TableIndex, base: ChainRef) -> Taken {
     Kernel::judge(index, base, |step| random_sight(dice, index, step))
 }
 
-fn fate(dice: &mut Dice, taken: &Taken) -> Fate {
+pub(super) fn fate(dice: &mut Dice, taken: &Taken) -> Fate {
     match taken.verdict {
         _ if dice.one_in(4) => Fate::Unknown,
         Verdict::Accept => Fate::Passed,
