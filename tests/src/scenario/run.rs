@@ -1,6 +1,10 @@
 //! Building a case's lab, sending its traffic, and comparing what pathtrace says.
 
-use std::net::{SocketAddr, TcpStream};
+use std::{
+    env,
+    net::{SocketAddr, TcpStream},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -15,6 +19,7 @@ use crate::{
     netns::checked,
     pathtrace::{self, Pathtrace},
     ruleset::{self, DockerNetwork, Published},
+    story,
     topology::Lab,
     traffic::{self, Answer, LONG, SHORT, Server},
 };
@@ -173,7 +178,7 @@ impl Stage<'_> {
         Ok(None)
     }
 
-    /// Traces the traffic and compares every expected journey.
+    /// Traces the traffic and compares every expected journey. The folder `PATHTRACE_STORIES` gets what was shown.
     ///
     /// # Errors
     /// The first expectation that is not met, with the journeys that come close.
@@ -199,6 +204,9 @@ impl Stage<'_> {
         let report = trace.stop()?;
         ensure!(report.status.success(), "pathtrace ended with {}: {}", report.status, report.stderr);
         ensure!(report.summary()?["events_lost"] == 0, "events were lost: {}", report.summary()?);
+        if let Some(folder) = env::var_os("PATHTRACE_STORIES") {
+            story::write(Path::new(&folder), &self.case.name, &report.lines)?;
+        }
         if self.case.scenario.healthy {
             let sick = report.journeys().into_iter().find(|journey| {
                 journey["findings"] != Value::Array(Vec::new())
