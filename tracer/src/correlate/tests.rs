@@ -160,6 +160,21 @@ fn silence_behind_input_is_delivery_after_thirty_milliseconds() {
 }
 
 #[test]
+fn silence_says_nothing_on_a_machine_that_takes_as_long_from_one_place_to_the_next() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, PUBLISHED);
+    trace.see(1, came_in(tuple));
+    trace.time += 20 * MILLISECOND;
+    trace.see(1, before(Hook::Input, -1, tuple));
+    trace.see(1, before(Hook::Input, 1, tuple));
+    trace.wait(199 * MILLISECOND);
+    assert!(trace.output.closed.is_empty());
+    trace.see(1, dropped(NO_SOCKET, IN_TCP, tuple));
+    let outcome = &trace.only().outcome;
+    assert_eq!((outcome.result, outcome.reason.as_deref()), (OutcomeKind::Dropped, Some("NO_SOCKET")));
+}
+
+#[test]
 fn the_end_of_a_closed_journey_creates_nothing() {
     let mut trace = Trace::new();
     trace.reach_input_end(1);
