@@ -1,6 +1,7 @@
 //! `vm-test`: other kernels, booted under software emulation, with this machine's files inside.
 
 mod apt;
+mod compare;
 mod docker;
 mod groups;
 mod initramfs;
@@ -18,12 +19,14 @@ use std::{
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::table::Counts;
 use self::{
+    compare::Comparison,
     groups::{Binaries, Choice, Group},
     kernels::{Kernel, Release},
     machine::Job,
     page::Results,
-    table::{Counts, Field, Tally},
+    table::{Field, Tally},
 };
 use crate::{build, shell::say};
 
@@ -101,11 +104,11 @@ pub(crate) fn vm_test(options: &Options) -> Result<()> {
     }
 }
 
-/// A few tests on other kernels, soon done.
+/// A few tests on other kernels, soon done: `cargo xtask test` ends with them.
 ///
 /// # Errors
 /// When something is wrong here. A failed test is counted; a machine that cannot fetch kernels or emulate is one skip.
-fn quick() -> Result<Counts> {
+pub(crate) fn quick() -> Result<Counts> {
     let kernels = match prepare(&QUICK_KERNELS) {
         Ok(kernels) => kernels,
         Err(error) if error.is::<Unavailable>() => {
@@ -175,6 +178,8 @@ fn fields(
     results: &mut Results,
 ) -> Result<Vec<Field>> {
     let binaries = Binaries::build(groups)?;
+    let traces = groups.contains(&Group::Scenarios);
+    let mut comparison = traces.then(|| Comparison::begin(&binaries, choice)).transpose()?;
     let mut fields = Vec::new();
     for kernel in kernels {
         for group in groups {
@@ -189,11 +194,18 @@ fn fields(
             })?;
             say(&format!("{place}: {ended}"));
             let took = started.elapsed().as_secs();
-            let field = Field { release: kernel.release, group: *group, tally, ended, took };
-            if choice.whole() {
-                results.keep(&field, &kernel.version)?;
+            let mut new = vec![Field { release: kernel.release, group: *group, tally, ended, took }];
+            if *group == Group::Scenarios
+                && let Some(comparison) = &mut comparison
+            {
+                new.extend(comparison.with(kernel.release)?);
             }
-            fields.push(field);
+            for field in new {
+                if choice.whole() {
+                    results.keep(&field, &kernel.version)?;
+                }
+                fields.push(field);
+            }
         }
     }
     Ok(fields)

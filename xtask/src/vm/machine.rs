@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{initramfs, kernels::Kernel};
-use crate::shell::say;
+use crate::shell::{printed, say};
 
 /// A sign of life where nothing is printed.
 const QUIET: Duration = Duration::from_secs(30);
@@ -31,7 +31,12 @@ const PASSED_ON: &[&str] = &["PATHTRACE_", "RUST_"];
 pub(super) struct Job {
     script: String,
     deadline: Duration,
+    /// Where that goes which the command leaves in [`LEFT`]; what was there before is removed.
+    keep: Option<PathBuf>,
 }
+
+/// The folder inside whose files are kept, where somebody wants them.
+pub(super) const LEFT: &str = "/run/vm/left";
 
 impl Job {
     /// Runs with our variables; the deadline in seconds.
@@ -40,7 +45,12 @@ impl Job {
         for (name, value) in env::vars().filter(|(name, _)| PASSED_ON.iter().any(|p| name.starts_with(p))) {
             text += &format!("export {name}={}\n", quoted(&value));
         }
-        Self { script: format!("{text}{script}\n"), deadline: Duration::from_secs(deadline) }
+        Self { script: format!("{text}{script}\n"), deadline: Duration::from_secs(deadline), keep: None }
+    }
+
+    /// Keeps what the command leaves in [`LEFT`].
+    pub(super) fn keeping(self, folder: PathBuf) -> Self {
+        Self { keep: Some(folder), ..self }
     }
 
     /// As [`Self::new`], in the current folder.
@@ -97,11 +107,17 @@ pub(super) fn run(kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Res
     let mut emulator = emulator(kernel, &room, &initramfs);
     let mut machine = Running(emulator.spawn().with_context(|| format!("start {emulator:?}"))?);
     let lines = lines_of(machine.0.stdout.take().context("qemu has no stdout")?);
-    if !follow(&lines, kernel, job.deadline, show) {
-        drop(machine);
+    let in_time = follow(&lines, kernel, job.deadline, show);
+    if in_time {
+        machine.0.wait()?;
+    }
+    drop(machine);
+    if let Some(folder) = &job.keep {
+        room.keep(folder)?;
+    }
+    if !in_time {
         return Ok(Ended::Hung(job.deadline, room.console_tail()));
     }
-    machine.0.wait()?;
     Ok(
         match fs::read_to_string(room.shared().join("status")).ok().and_then(|text| text.trim().parse().ok())
         {
@@ -208,6 +224,21 @@ impl Room {
     /// What both sides see and write.
     fn shared(&self) -> PathBuf {
         self.0.join("shared")
+    }
+
+    /// Moves what the machine left to a folder, in place of what is there.
+    fn keep(&self, folder: &Path) -> Result<()> {
+        drop(fs::remove_dir_all(folder));
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        let left = self.shared().join(LEFT.rsplit('/').next().unwrap_or_default());
+        if !left.is_dir() {
+            return Ok(());
+        }
+        // The room may lie on another file system.
+        let mut copy = Command::new("cp");
+        printed(copy.arg("-r").arg(left.join(".")).arg(folder))
+            .with_context(|| format!("copy what the machine left to {}", folder.display()))?;
+        Ok(())
     }
 
     fn console(&self) -> PathBuf {

@@ -57,16 +57,16 @@ impl Results {
         let mut text = String::from(INTRODUCTION);
         self.features(&mut text);
         text += "\n## What was tested\n\n| kernel |";
-        for group in Group::ALL {
+        for group in Group::SHOWN {
             _ = write!(text, " {} |", group.name());
         }
         text += "\n|---|";
-        text += &"---|".repeat(Group::ALL.len());
+        text += &"---|".repeat(Group::SHOWN.len());
         text.push('\n');
         let mut details = String::new();
         for release in Release::ALL {
             _ = write!(text, "| {release} |");
-            for group in Group::ALL {
+            for group in Group::SHOWN {
                 let result = self.of(release, group);
                 let words = |name: &str| result.and_then(|found| found[name].as_str()).unwrap_or_default();
                 let commit = words("commit");
