@@ -10,15 +10,15 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    Case,
+    Case, apart,
     file::{Action, Attempt, Becomes, Docker, Listen, Send, ServerKind, Step},
     whole_machine::WholeMachine,
 };
 use crate::{
-    expect,
+    expect, machine,
     netns::checked,
     pathtrace::{self, Pathtrace},
-    ruleset::{self, DockerNetwork, Published},
+    ruleset::{self, Backend, DockerNetwork, Published},
     story,
     topology::Lab,
     traffic::{self, Answer, LONG, SHORT, Server},
@@ -186,8 +186,12 @@ impl Stage<'_> {
         let trace =
             Pathtrace::start(Some(self.lab.netns(&self.case.scenario.trace.space)?), &self.arguments()?)?;
         let held = self.send_all()?;
+        let nft_types = machine::has_nft_types() || !self.has_nft_rules();
         for expected in &self.case.scenario.journey {
-            let pattern = Value::Object(expected.pattern.clone());
+            let mut pattern = Value::Object(expected.pattern.clone());
+            if !nft_types {
+                apart::without_nft_rules(&mut pattern, self.case.backend);
+            }
             let met = trace.wait_for(&expected.about, |lines| expect::find(lines, &pattern).is_some());
             if let Err(error) = met {
                 let lines = trace.lines();
@@ -219,6 +223,12 @@ impl Stage<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Whether the case has rules of nft, so that their types are there by now if ever.
+    fn has_nft_rules(&self) -> bool {
+        let by_script = |step: &Step| matches!(step.action, Action::Nft(_) | Action::RestoreOther(_));
+        self.case.backend == Backend::Nft || self.case.scenario.prepare.iter().any(by_script)
     }
 
     /// Compares every expected item of `pathtrace doctor` in the traced namespace.
