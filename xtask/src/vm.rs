@@ -19,14 +19,13 @@ use std::{
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-pub(crate) use self::table::Counts;
 use self::{
     compare::Comparison,
     groups::{Binaries, Choice, Group},
     kernels::{Kernel, Release},
     machine::Job,
     page::Results,
-    table::{Field, Tally},
+    table::{Counts, Field, Tally},
 };
 use crate::{build, shell::say};
 
@@ -104,11 +103,11 @@ pub(crate) fn vm_test(options: &Options) -> Result<()> {
     }
 }
 
-/// A few tests on other kernels, soon done: `cargo xtask test` ends with them.
+/// A few tests on other kernels, soon done.
 ///
 /// # Errors
 /// When something is wrong here. A failed test is counted; a machine that cannot fetch kernels or emulate is one skip.
-pub(crate) fn quick() -> Result<Counts> {
+fn quick() -> Result<Counts> {
     let kernels = match prepare(&QUICK_KERNELS) {
         Ok(kernels) => kernels,
         Err(error) if error.is::<Unavailable>() => {
