@@ -126,6 +126,19 @@ fn no_table_that_answers_is_unreachable() {
 }
 
 #[test]
+fn the_nat_engine_seen_twice_in_one_call_judges_once() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, PUBLISHED);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Prerouting, -101, tuple));
+    trace.see(1, before(Hook::Prerouting, -101, tuple));
+    trace.see(1, before(Hook::Prerouting, -99, tcp(CLIENT, INNER)));
+    trace.see(1, dropped(NO_ROUTE, 0, tcp(CLIENT, INNER)));
+    let tables = trace.only().stages.iter().filter(|timed| matches!(timed.stage, DraftStage::Table(_)));
+    assert_eq!(tables.count(), 1);
+}
+
+#[test]
 fn a_packet_freed_behind_input_was_delivered() {
     let mut trace = Trace::new();
     trace.reach_input_end(1);
