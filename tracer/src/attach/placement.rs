@@ -37,7 +37,7 @@ use crate::{
 /// How often a plan that somebody overtook is made again.
 const ATTEMPTS: u32 = 8;
 /// How long a tool may take to print a ruleset.
-const TOOL_DEADLINE: Duration = Duration::from_secs(5);
+const TOOL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A traced namespace and the probes in it.
 pub struct Namespace {
