@@ -167,18 +167,17 @@ fn field(key: &str, value: &Value) -> Value {
         {
             json!("chosen")
         }
-        ("local", Value::String(socket)) => json!(local(socket)),
+        // Who had a client's socket can be asked only while that is open.
+        ("socket", Value::Object(socket)) if socket.get("local").is_some_and(is_of_client) => Value::Null,
         // Test binaries have a number behind their name.
         ("process", Value::String(name)) => json!(name.split('-').next()),
         _ => plain(value),
     }
 }
 
-fn local(socket: &str) -> String {
-    match socket.parse::<SocketAddr>() {
-        Ok(address) if u64::from(address.port()) >= FIRST_CHOSEN_PORT => format!("{}, chosen", address.ip()),
-        _ => socket.to_owned(),
-    }
+fn is_of_client(local: &Value) -> bool {
+    let address = local.as_str().and_then(|text| text.parse::<SocketAddr>().ok());
+    address.is_some_and(|address| u64::from(address.port()) >= FIRST_CHOSEN_PORT)
 }
 
 #[cfg(test)]
