@@ -1,5 +1,6 @@
 //! What is not expected of a kernel that does not describe nftables' types: which rule of nft judged, and whether a rule or
-//! the policy did. Tables, verdicts and translations are expected all the same.
+//! the policy did; so what was found of a drop by nft, too. Tables, verdicts and translations are expected all the same, a
+//! REJECT as the drop that it is.
 
 use serde_json::Value;
 
@@ -11,12 +12,24 @@ const OF_RULES: [&str; 6] =
 
 /// Takes the rules of nft out of a journey's pattern; `backend` is that of stages that do not name theirs.
 pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
+    let mut refused = false;
     for list in ["stages", "no_stages"] {
         let stages = pattern[list].as_array_mut().into_iter().flatten();
         for stage in stages.filter(|stage| is_nft(stage, backend)).filter_map(Value::as_object_mut) {
             stage.retain(|key, _| !OF_RULES.contains(&key.as_str()));
+            if let Some(verdict) = stage.get_mut("verdict").filter(|verdict| is_refusal(verdict)) {
+                *verdict = "drop".into();
+                refused = true;
+            }
         }
     }
+    if let Some(keys) = pattern.as_object_mut().filter(|_| refused) {
+        keys.remove("findings");
+    }
+}
+
+fn is_refusal(verdict: &Value) -> bool {
+    verdict == "drop" || verdict == "reject"
 }
 
 fn is_nft(stage: &Value, backend: Backend) -> bool {
@@ -34,8 +47,8 @@ mod tests {
 
     #[test]
     fn only_rules_of_nft_are_taken_out() {
-        let mut pattern = json!({"stages": [
-            {"hook": "input", "verdict": "drop", "exact": true, "rules": []},
+        let mut pattern = json!({"findings": ["dropped-by-rule"], "stages": [
+            {"hook": "input", "verdict": "reject", "exact": true, "rules": []},
             {"hook": "input", "backend": "iptables-legacy", "rules": []}]});
         without_nft_rules(&mut pattern, Backend::Nft);
         let expected = json!({"stages": [

@@ -76,6 +76,16 @@ impl Both<'_> {
         }
     }
 
+    /// Whether one of the kernels can say neither which rule of nft refused this journey nor, so, why.
+    fn cause_is_apart(self, journey: &Map<String, Value>) -> bool {
+        let refused = |stage: &Value| {
+            let by_nft = stage.as_object().is_some_and(is_nft);
+            by_nft && is_refusal(&stage["verdict"])
+        };
+        let stages = journey.get("stages").and_then(Value::as_array);
+        !(self.0.nft_types && self.1.nft_types) && stages.is_some_and(|stages| stages.iter().any(refused))
+    }
+
     fn object(
         self,
         path: &str,
@@ -90,8 +100,12 @@ impl Both<'_> {
         for key in keys {
             let of = |side: &Map<String, Value>| side.get(key).cloned().unwrap_or_default();
             let (a, b) = (of(ours), of(theirs));
-            let excused =
-                (apart && NFT_RULES.contains(&key.as_str())) || (key == "reason" && self.same_reason(&a, &b));
+            let excused = match key.as_str() {
+                "reason" => self.same_reason(&a, &b),
+                "findings" => self.cause_is_apart(ours) || self.cause_is_apart(theirs),
+                "verdict" => apart && is_refusal(&a) && is_refusal(&b),
+                key => apart && NFT_RULES.contains(&key),
+            };
             if !excused {
                 self.value(&format!("{path} {key}"), &a, &b, found);
             }
@@ -108,6 +122,11 @@ impl Both<'_> {
             || (vague(theirs) && unknown(ours, self.1))
             || (unknown(theirs, self.0) && unknown(ours, self.1))
     }
+}
+
+/// A REJECT is a drop with an answer; only the rule tells the two apart.
+fn is_refusal(verdict: &Value) -> bool {
+    verdict == "drop" || verdict == "reject"
 }
 
 /// Whether this is the judgement of a table of nft.
