@@ -14,7 +14,7 @@ const OF_RULES: [&str; 6] =
 pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
     let mut refused = false;
     for list in ["stages", "no_stages"] {
-        let stages = pattern[list].as_array_mut().into_iter().flatten();
+        let stages = pattern.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         for stage in stages.filter(|stage| is_nft(stage, backend)).filter_map(Value::as_object_mut) {
             stage.retain(|key, _| !OF_RULES.contains(&key.as_str()));
             if let Some(verdict) = stage.get_mut("verdict").filter(|verdict| is_refusal(verdict)) {
