@@ -12,6 +12,7 @@ pub mod random;
 pub mod ruleset;
 pub mod scenario;
 pub mod show;
+pub mod story;
 pub mod topology;
 pub mod traffic;
 pub mod wait;

@@ -170,13 +170,35 @@ fn exists(kind: &str, id: u32) -> bool {
 /// `NOT_SPECIFIED`, or before 5.17 nothing (`null`).
 #[must_use]
 pub fn drop_reason(name: &str) -> &str {
-    // Type data keep all names in one section, each ended by a null byte.
-    static REASONS: LazyLock<BTreeSet<Vec<u8>>> = LazyLock::new(|| {
-        let types = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
-        let names = types.split(|byte| *byte == 0);
-        names.filter_map(|name| name.strip_prefix(b"SKB_DROP_REASON_").map(<[u8]>::to_vec)).collect()
+    [name, "NOT_SPECIFIED"].into_iter().find(|name| drop_reasons().contains(*name)).unwrap_or("null")
+}
+
+/// The reasons that this kernel names, without their prefix; none before 5.17.
+#[must_use]
+pub fn drop_reasons() -> &'static BTreeSet<String> {
+    static REASONS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+        let types = type_data("vmlinux");
+        let names = names(&types).filter_map(|name| name.strip_prefix(b"SKB_DROP_REASON_"));
+        names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
     });
-    [name, "NOT_SPECIFIED"].into_iter().find(|name| REASONS.contains(name.as_bytes())).unwrap_or("null")
+    &REASONS
+}
+
+/// Whether this kernel describes nftables' types, without which nobody can read its rules. Where they are a module's,
+/// they are there once that is loaded.
+#[must_use]
+pub fn has_nft_types() -> bool {
+    ["nf_tables", "vmlinux"].iter().any(|part| names(&type_data(part)).any(|name| name == b"nft_base_chain"))
+}
+
+/// The description of a part of the kernel: `vmlinux` or a module; empty where there is none.
+fn type_data(part: &str) -> Vec<u8> {
+    fs::read(Path::new("/sys/kernel/btf").join(part)).unwrap_or_default()
+}
+
+/// The names in it: one section has them all, each ended by a null byte.
+fn names(types: &[u8]) -> impl Iterator<Item = &[u8]> {
+    types.split(|byte| *byte == 0)
 }
 
 /// Lines of the kernel log that a trace could have caused: warnings, and TRACE lines of iptables.

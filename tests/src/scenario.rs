@@ -7,6 +7,7 @@
 //! the lab), `host_unreachable` (as `--reject-with` spells it),
 //! `security_priority`, `family`, `backend`, `other_backend` (the backends as JSON names them).
 
+mod apart;
 mod case;
 mod file;
 mod run;

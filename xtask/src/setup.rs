@@ -28,6 +28,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 pub(crate) fn setup() -> Result<()> {
     packages()?;
     rust_src()?;
+    other_target();
     bpf_linker()
 }
 
@@ -59,9 +60,25 @@ pub(crate) fn install_missing(programs: &[(&str, &'static str)]) -> Result<()> {
 
 const ROOT: &str = "packages are installed by root: run `sudo -E cargo xtask setup`";
 
+/// The toolchain's folder.
+pub(crate) fn sysroot() -> Result<String> {
+    printed(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))
+        .context("rustc does not answer: install Rust from https://rustup.rs")
+}
+
+/// The other architecture that `check` compiles for.
+pub(crate) const OTHER_TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// Adds its std where rustup can; `check` does without.
+fn other_target() {
+    let mut add = Command::new("rustup");
+    let added = printed(add.args(["target", "add", OTHER_TARGET]).current_dir(root())).is_some();
+    let state = if added { "there" } else { "not to be had from rustup; `check` leaves it out" };
+    say(&format!("std for {OTHER_TARGET}: {state}"));
+}
+
 fn rust_src() -> Result<()> {
-    let sysroot = printed(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))
-        .context("rustc does not answer: install Rust from https://rustup.rs")?;
+    let sysroot = sysroot()?;
     if Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir() {
         say("rust-src: there");
         return Ok(());

@@ -1,6 +1,7 @@
 //! `vm-test`: other kernels, booted under software emulation, with this machine's files inside.
 
 mod apt;
+mod compare;
 mod docker;
 mod groups;
 mod initramfs;
@@ -19,6 +20,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::{
+    compare::Comparison,
     groups::{Binaries, Choice, Group},
     kernels::{Kernel, Release},
     machine::Job,
@@ -189,6 +191,8 @@ fn fields(
     results: &mut Results,
 ) -> Result<Vec<Field>> {
     let binaries = Binaries::build(groups)?;
+    let traces = groups.contains(&Group::Scenarios);
+    let mut comparison = traces.then(|| Comparison::begin(&binaries, choice)).transpose()?;
     let mut fields = Vec::new();
     for kernel in kernels {
         for group in groups {
@@ -203,11 +207,18 @@ fn fields(
             })?;
             say(&format!("{place}: {ended}"));
             let took = started.elapsed().as_secs();
-            let field = Field { release: kernel.release, group: *group, tally, ended, took };
-            if choice.whole() {
-                results.keep(&field, &kernel.version)?;
+            let mut new = vec![Field { release: kernel.release, group: *group, tally, ended, took }];
+            if *group == Group::Scenarios
+                && let Some(comparison) = &mut comparison
+            {
+                new.extend(comparison.with(kernel.release)?);
             }
-            fields.push(field);
+            for field in new {
+                if choice.whole() {
+                    results.keep(&field, &kernel.version)?;
+                }
+                fields.push(field);
+            }
         }
     }
     Ok(fields)

@@ -1,20 +1,25 @@
 //! Building a case's lab, sending its traffic, and comparing what pathtrace says.
 
-use std::net::{SocketAddr, TcpStream};
+use std::{
+    env,
+    net::{SocketAddr, TcpStream},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    Case,
+    Case, apart,
     file::{Action, Attempt, Becomes, Docker, Listen, Send, ServerKind, Step},
     whole_machine::WholeMachine,
 };
 use crate::{
-    expect,
+    expect, machine,
     netns::checked,
     pathtrace::{self, Pathtrace},
-    ruleset::{self, DockerNetwork, Published},
+    ruleset::{self, Backend, DockerNetwork, Published},
+    story,
     topology::Lab,
     traffic::{self, Answer, LONG, SHORT, Server},
 };
@@ -173,7 +178,7 @@ impl Stage<'_> {
         Ok(None)
     }
 
-    /// Traces the traffic and compares every expected journey.
+    /// Traces the traffic and compares every expected journey. The folder `PATHTRACE_STORIES` gets what was shown.
     ///
     /// # Errors
     /// The first expectation that is not met, with the journeys that come close.
@@ -181,8 +186,12 @@ impl Stage<'_> {
         let trace =
             Pathtrace::start(Some(self.lab.netns(&self.case.scenario.trace.space)?), &self.arguments()?)?;
         let held = self.send_all()?;
+        let nft_types = machine::has_nft_types() || !self.has_nft_rules();
         for expected in &self.case.scenario.journey {
-            let pattern = Value::Object(expected.pattern.clone());
+            let mut pattern = Value::Object(expected.pattern.clone());
+            if !nft_types {
+                apart::without_nft_rules(&mut pattern, self.case.backend);
+            }
             let met = trace.wait_for(&expected.about, |lines| expect::find(lines, &pattern).is_some());
             if let Err(error) = met {
                 let lines = trace.lines();
@@ -199,6 +208,9 @@ impl Stage<'_> {
         let report = trace.stop()?;
         ensure!(report.status.success(), "pathtrace ended with {}: {}", report.status, report.stderr);
         ensure!(report.summary()?["events_lost"] == 0, "events were lost: {}", report.summary()?);
+        if let Some(folder) = env::var_os("PATHTRACE_STORIES") {
+            story::write(Path::new(&folder), &self.case.name, &report.lines)?;
+        }
         if self.case.scenario.healthy {
             let sick = report.journeys().into_iter().find(|journey| {
                 journey["findings"] != Value::Array(Vec::new())
@@ -211,6 +223,12 @@ impl Stage<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Whether the case has rules of nft, so that their types are there by now if ever.
+    fn has_nft_rules(&self) -> bool {
+        let by_script = |step: &Step| matches!(step.action, Action::Nft(_) | Action::RestoreOther(_));
+        self.case.backend == Backend::Nft || self.case.scenario.prepare.iter().any(by_script)
     }
 
     /// Compares every expected item of `pathtrace doctor` in the traced namespace.

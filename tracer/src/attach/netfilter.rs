@@ -132,8 +132,23 @@ pub fn is_known() -> bool {
         function_info_count: 0,
         function_info_size: 0,
     };
-    text.submit(&text.instructions, NETFILTER, None, &mut [])
-        .map_or_else(|error| error.raw_os_error() != Some(libc::EINVAL), |_| true)
+    let refusal = || text.submit(&text.instructions, NETFILTER, None, &mut []).err()?.raw_os_error();
+    let said = match refusal() {
+        // Before 5.11 programs count as locked memory, of all processes of a user, and that is asked first.
+        Some(libc::EPERM) => {
+            lift_memory_limit();
+            refusal()
+        }
+        said => said,
+    };
+    said != Some(libc::EINVAL)
+}
+
+/// Lets this process lock as much memory as it needs; what refuses that shows when something is loaded.
+fn lift_memory_limit() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the call reads the structure that it is given.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
 }
 
 /// An instruction on register 0.

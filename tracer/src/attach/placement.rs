@@ -22,24 +22,24 @@ use super::{
 };
 use crate::{
     kernel::{
-        hooks::{HookKind, HookList, HookReader},
+        hooks::{HookFunction, HookKind, HookList, HookReader},
         in_netns, monotonic,
     },
-    model::{Family, TableFamily},
+    model::{Backend, Family, TableFamily},
     plan::{HookPlan, View, plan_functions, plan_hook, unbounded},
     rules::{
         index::TableIndex,
         late::{LateTexts, Printed},
         live::{Content, Ruleset, RulesetReader},
         probes::Probes,
-        text::Processes,
+        text::{Processes, Tool},
     },
 };
 
 /// How often a plan that somebody overtook is made again.
 const ATTEMPTS: u32 = 8;
 /// How long a tool may take to print a ruleset.
-const TOOL_DEADLINE: Duration = Duration::from_secs(5);
+const TOOL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A traced namespace and the probes in it.
 pub struct Namespace {
@@ -201,10 +201,10 @@ impl Namespace {
                 self.unbounded = hooks.iter().zip(&plans).flat_map(unbounded).collect();
                 self.contents = contents;
                 self.unreadable = unreadable;
+                self.hooks = hooks;
                 self.read_texts(&tables, &texts);
                 self.tables = tables;
                 self.texts = texts;
-                self.hooks = hooks;
                 return Ok(());
             }
         }
@@ -215,10 +215,14 @@ impl Namespace {
     fn read_texts(&self, tables: &[Arc<TableIndex>], texts: &Arc<LateTexts>) {
         let (path, texts) = (self.path.clone(), texts.clone());
         let tables: Vec<TableIndex> = tables.iter().map(|table| (**table).clone()).collect();
+        // Tables of nft that could not be read are known to its tools all the same.
+        let unread = self.hooks.iter().any(has_nft_chain)
+            && tables.iter().all(|t| t.backend == Backend::IptablesLegacy);
+        let more = if unread { &Tool::OF_NFT[..] } else { &[] };
         let job = move || {
             let runner = Processes { deadline: TOOL_DEADLINE };
             // A namespace that is gone has no rules to print.
-            let read = in_netns(&path, || Printed::read(&runner, &tables)).unwrap_or_default();
+            let read = in_netns(&path, || Printed::read(&runner, &tables, more)).unwrap_or_default();
             texts.fill(read);
         };
         if let Err(error) = thread::Builder::new().name("rule-texts".to_owned()).spawn(job) {
@@ -292,6 +296,15 @@ impl Namespace {
         self.links.extend(added.into_iter().flatten());
         Ok(complete)
     }
+}
+
+/// Whether a base chain of nft is hooked there; those of our own table are none any more.
+fn has_nft_chain(list: &HookList) -> bool {
+    let is_chain = |function: &HookFunction| matches!(function.kind, HookKind::NftChain { .. });
+    list.functions.iter().any(|function| match &function.kind {
+        HookKind::Nat { chains, .. } => chains.iter().any(is_chain),
+        _ => is_chain(function),
+    })
 }
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`

@@ -5,6 +5,7 @@ mod mapping;
 mod reject;
 mod table;
 mod traced;
+mod unread;
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -4,16 +4,17 @@ use super::{
     judgement::Judgement,
     mapping::{MappingKey, Mappings},
     traced::{Account, Told},
+    unread,
 };
 use crate::{
     correlate::DraftTable,
-    model::{Backend, DecidedBy, Direction, Family, NatKind, NetfilterStage, TableFamily, Tuple, Verdict},
+    model::{DecidedBy, Direction, NatKind, NetfilterStage, Tuple, Verdict},
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
         path::Fate,
         resolve::{matched_rules, nat_kind},
-        text::Texts,
+        text::{NamedChain, Texts},
     },
 };
 
@@ -40,11 +41,14 @@ pub(super) fn judge(
     for (number, table) in tables.iter().enumerate() {
         let judge = &table.gap.judges[table.judge];
         let rest = &tables[number + 1..];
-        let stage = if judge.nat && (table.confirmed || judge.table.is_none()) {
+        let unread = unread::chain(table, judge);
+        let stage = if judge.nat && (table.confirmed || (judge.table.is_none() && unread.is_none())) {
             follow_mapping(table, judge, before, flow.map(|flow| (flow, netns)), direction, mappings)
         } else if judge.nat && !table.tracked {
             // The NAT engine leaves packets alone that connection tracking does not know.
             None
+        } else if let Some(unread) = unread {
+            Some(unread::stage(table, judge, unread, before, rest))
         } else {
             judge.table.as_ref().map(|(index, base)| {
                 let known = judge.texts.get().map_or(&**index, |texts| texts.refined(index));
@@ -141,22 +145,14 @@ fn follow_mapping(
     // A reply's destination is rewritten back by the rule that rewrote the source.
     let of_destination = (change == NatKind::Dnat) == forward;
     let known = flow.and_then(|(flow, netns)| mappings.find(MappingKey { flow, netns, of_destination }));
-    let index = judge.table.as_ref().map(|(index, _)| index);
-    let family = match table.family {
-        Family::Ipv4 => TableFamily::Ip,
-        Family::Ipv6 => TableFamily::Ip6,
-    };
-    let backend: Option<Backend> =
-        index.map(|index| index.backend).or_else(|| known.as_ref().and_then(|known| known.backend));
+    let named = named(table, judge);
+    let backend =
+        named.as_ref().map(|named| named.backend).or_else(|| known.as_ref().and_then(|known| known.backend));
     Some(NetfilterStage {
         hook: table.hook,
-        family: index.map_or(family, |index| index.family),
-        table: index.map_or_else(|| "nat".to_owned(), |index| index.name.clone()),
-        chain: judge
-            .table
-            .as_ref()
-            .and_then(|(index, base)| index.chains.get(base.0))
-            .map(|chain| chain.name.clone()),
+        family: named.as_ref().map_or(unread::family(table), |named| named.family),
+        table: named.as_ref().map_or_else(|| "nat".to_owned(), |named| named.table.clone()),
+        chain: named.map(|named| named.chain),
         priority: judge.priority,
         backend,
         verdict: Some(Verdict::Accept),
@@ -172,7 +168,16 @@ fn follow_mapping(
     })
 }
 
-fn kind_of_change(before: Tuple, after: Tuple) -> Option<NatKind> {
+/// The base chain that judges there, by the kernel's word or that of its tools.
+fn named(table: &DraftTable, judge: &Judge) -> Option<NamedChain> {
+    let Some((index, base)) = &judge.table else {
+        return unread::chain(table, judge).and_then(|chain| chain.named);
+    };
+    let chain = index.chains.get(base.0)?.name.clone();
+    Some(NamedChain { backend: index.backend, family: index.family, table: index.name.clone(), chain })
+}
+
+pub(super) fn kind_of_change(before: Tuple, after: Tuple) -> Option<NatKind> {
     if (before.destination, before.destination_port) != (after.destination, after.destination_port) {
         Some(NatKind::Dnat)
     } else if before != after {

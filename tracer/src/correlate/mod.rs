@@ -289,6 +289,8 @@ impl Open {
                     .push("joined behind connection tracking: what came before was not seen".to_owned());
             }
             self.first = Some(Box::new(sight.clone()));
+        } else {
+            self.pace = self.pace.max(sight.raw.head.time.saturating_sub(self.time));
         }
         if let Some(tuple) = sight.tuple {
             self.tuple = Some(tuple);

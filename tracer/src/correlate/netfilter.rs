@@ -1,5 +1,7 @@
 //! Through the hooks: what lay between two probes was passed when the packet turns up behind it.
 
+use std::sync::Arc;
+
 use super::{
     DraftStage, DraftTable,
     draft::TimedStage,
@@ -8,7 +10,7 @@ use super::{
 use crate::{
     decode::SightEvent,
     model::{DeviceDirection, DeviceStage, Family, Hook, Tuple},
-    plan::{ProbeKey, View},
+    plan::{Gap, ProbeKey, View},
     rules::path::Fate,
 };
 
@@ -24,6 +26,11 @@ impl Open {
         priority: i32,
         view: &View,
     ) {
+        let key = ProbeKey { netns: sight.raw.netns, family, hook, priority };
+        if self.is_inside_call(sight, view.gap(key)) {
+            self.hits.clear();
+            return;
+        }
         self.leave_gap(sight);
         if self.stages.is_empty()
             && hook != Hook::Output
@@ -42,7 +49,6 @@ impl Open {
             // What was looked up so far is what matches (addrtype, rpfilter, fib) asked.
             self.routes.clear();
         }
-        let key = ProbeKey { netns: sight.raw.netns, family, hook, priority };
         let Some(gap) = view.gap(key) else { return };
         self.after_conntrack |= gap.after_conntrack;
         if hook == Hook::Input && sight.raw.socket_port != 0 {
@@ -65,6 +71,17 @@ impl Open {
                 related: matches!(sight.conntrack_info(), Some(1 | 4)),
             });
         }
+    }
+
+    /// The NAT engine's functions call each other with what they were given (`nf_nat_ipv6_in` and `nf_nat_ipv6_fn`,
+    /// net/netfilter/nf_nat_proto.c, 6.1), and a probe may stand on either: no rule was asked in between, and nothing
+    /// rewritten.
+    fn is_inside_call(&self, sight: &SightEvent, gap: Option<&Arc<Gap>>) -> bool {
+        let (Some(inside), Some(gap)) = (&self.gap, gap) else { return false };
+        Arc::ptr_eq(&inside.gap, gap)
+            && gap.judges.iter().any(|judge| judge.nat)
+            && sight.tuple == Some(inside.before)
+            && self.hits.iter().all(|event| event.hits.is_empty())
     }
 
     /// A hook begins: the routing decision that led there comes first.

@@ -30,14 +30,17 @@ pub(super) enum Waiting {
 }
 
 impl Waiting {
-    const fn nanoseconds(self) -> u64 {
+    /// For a packet whose longest way from one sight to the next took `pace` nanoseconds: what usually takes a moment
+    /// takes longer on a processor that is taken away meanwhile (an emulated or very busy machine).
+    fn nanoseconds(self, pace: u64) -> u64 {
         const MILLISECOND: u64 = 1_000_000;
-        match self {
-            Self::Travel => 5_000 * MILLISECOND,
+        let usual = match self {
+            Self::Travel => return 5_000 * MILLISECOND,
             Self::Delivery => 30 * MILLISECOND,
             Self::SocketVerdict => 3 * MILLISECOND,
             Self::Departure | Self::Reassembly => 50 * MILLISECOND,
-        }
+        };
+        usual.max(pace.saturating_mul(10).min(500 * MILLISECOND))
     }
 }
 
@@ -62,7 +65,10 @@ pub(super) struct Open {
     pub(super) first: Option<Box<SightEvent>>,
     pub(super) tuple: Option<Tuple>,
     pub(super) netns: u32,
+    /// When it was seen last.
     pub(super) time: u64,
+    /// The longest that it took from one sight to the next, in nanoseconds.
+    pub(super) pace: u64,
     pub(super) stages: Vec<TimedStage>,
     pub(super) hook: Option<Hook>,
     pub(super) gap: Option<InGap>,
@@ -115,7 +121,7 @@ impl Open {
 
     pub(super) fn wait(&mut self, waiting: Waiting, now: u64) {
         self.waiting = waiting;
-        self.deadline = now.saturating_add(waiting.nanoseconds());
+        self.deadline = now.saturating_add(waiting.nanoseconds(self.pace));
     }
 
     /// What is known of a connection, the last if it has not been seen before.

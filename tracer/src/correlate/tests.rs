@@ -127,6 +127,19 @@ fn no_table_that_answers_is_unreachable() {
 }
 
 #[test]
+fn the_nat_engine_seen_twice_in_one_call_judges_once() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, PUBLISHED);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Prerouting, -101, tuple));
+    trace.see(1, before(Hook::Prerouting, -101, tuple));
+    trace.see(1, before(Hook::Prerouting, -99, tcp(CLIENT, INNER)));
+    trace.see(1, dropped(NO_ROUTE, 0, tcp(CLIENT, INNER)));
+    let tables = trace.only().stages.iter().filter(|timed| matches!(timed.stage, DraftStage::Table(_)));
+    assert_eq!(tables.count(), 1);
+}
+
+#[test]
 fn a_packet_freed_behind_input_was_delivered() {
     let mut trace = Trace::new();
     trace.reach_input_end(1);
@@ -158,6 +171,21 @@ fn silence_behind_input_is_delivery_after_thirty_milliseconds() {
     trace.wait(30 * MILLISECOND);
     assert_eq!(trace.only().outcome.result, OutcomeKind::Delivered);
     assert_eq!(trace.only().socket_port, None);
+}
+
+#[test]
+fn silence_says_nothing_on_a_machine_that_takes_as_long_from_one_place_to_the_next() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, PUBLISHED);
+    trace.see(1, came_in(tuple));
+    trace.time += 20 * MILLISECOND;
+    trace.see(1, before(Hook::Input, -1, tuple));
+    trace.see(1, before(Hook::Input, 1, tuple));
+    trace.wait(199 * MILLISECOND);
+    assert!(trace.output.closed.is_empty());
+    trace.see(1, dropped(NO_SOCKET, IN_TCP, tuple));
+    let outcome = &trace.only().outcome;
+    assert_eq!((outcome.result, outcome.reason.as_deref()), (OutcomeKind::Dropped, Some("NO_SOCKET")));
 }
 
 #[test]

@@ -27,11 +27,11 @@ pub struct Printed {
 }
 
 impl Printed {
-    /// Asks the tools for the texts of `tables`, and keeps what they print.
+    /// Asks the tools for the texts of `tables`, and `more` tools for those that could not be read; keeps what they print.
     #[must_use]
-    pub fn read(runner: &dyn Runner, tables: &[TableIndex]) -> Self {
+    pub fn read(runner: &dyn Runner, tables: &[TableIndex], more: &[Tool]) -> Self {
         let keeper = Keeper { runner, raw: RefCell::default() };
-        let texts = Texts::read(&keeper, tables);
+        let texts = Texts::read_with(&keeper, tables, more);
         Self { texts, raw: keeper.raw.into_inner() }
     }
 }

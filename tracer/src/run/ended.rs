@@ -17,7 +17,7 @@ const MOST: usize = 2_048;
 
 /// Nanoseconds after which texts are not waited for any more: their tools have been killed by then, or their namespace
 /// has gone.
-const TEXT_PATIENCE: u64 = 3_000_000_000;
+const TEXT_PATIENCE: u64 = 11_000_000_000;
 
 /// A finished journey.
 pub(super) struct Ended {

@@ -82,6 +82,8 @@ struct Trace<'c> {
     render: Box<dyn Render>,
     tally: Tally,
     received: u64,
+    /// All records from before this time were handled; on the events' clock.
+    read_until: u64,
     malformed: u64,
     loss: Loss,
     /// Tables of which it was said that their verdict is not seen.
@@ -134,6 +136,7 @@ impl<'c> Trace<'c> {
             render,
             tally: Tally::default(),
             received: 0,
+            read_until: 0,
             malformed: 0,
             unbounded: BTreeSet::new(),
             loss: Loss::none(),
@@ -226,7 +229,7 @@ impl<'c> Trace<'c> {
     /// Handles records; true when none is left.
     fn drain(&mut self, ring: &mut RingBuf<MapData>) -> Result<bool, Failure> {
         let mut output = Output::default();
-        let mut empty = false;
+        let (begun, mut empty) = (monotonic(), false);
         for _ in 0..BATCH {
             let Some(record) = ring.next() else {
                 empty = true;
@@ -238,6 +241,9 @@ impl<'c> Trace<'c> {
                 Err(_) => self.malformed += 1,
             }
         }
+        if empty {
+            self.read_until = begun;
+        }
         self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
         Ok(empty)
@@ -247,7 +253,8 @@ impl<'c> Trace<'c> {
         let mut output = Output::default();
         let now = monotonic();
         self.look_for_loss(now)?;
-        self.correlator.tick(now, &mut output);
+        // What lies unread may be what a journey waits for, however late it is.
+        self.correlator.tick(self.read_until, &mut output);
         self.kernel_trace.listen(&mut self.attributor.passages);
         self.show(output)?;
         self.ticks = self.ticks.wrapping_add(1);

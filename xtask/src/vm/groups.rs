@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,9 +12,9 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::{
-    docker,
+    compare, docker,
     kernels::Release,
-    machine::{Job, quoted},
+    machine::{Job, LEFT, quoted},
 };
 use crate::shell::{cargo, root, say};
 
@@ -37,10 +37,18 @@ pub(crate) enum Group {
     Scenarios,
     /// A real Docker daemon
     Docker,
+    /// What scenarios showed beside what they show on this machine and others; comes with them
+    #[value(skip)]
+    Compare,
 }
 
 impl Group {
+    /// Those that are run.
     pub(super) const ALL: [Self; 5] = [Self::Doctor, Self::Live, Self::Rules, Self::Scenarios, Self::Docker];
+
+    /// Those that have results.
+    pub(super) const SHOWN: [Self; 6] =
+        [Self::Doctor, Self::Live, Self::Rules, Self::Scenarios, Self::Compare, Self::Docker];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -49,13 +57,14 @@ impl Group {
             Self::Rules => "rules",
             Self::Scenarios => "scenarios",
             Self::Docker => "docker",
+            Self::Compare => "compare",
         }
     }
 
     /// Package and test target of each binary.
     fn binaries(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Doctor => &[],
+            Self::Doctor | Self::Compare => &[],
             Self::Live => &[
                 ("tests", "labs"),
                 ("tests", "lifetime"),
@@ -85,7 +94,7 @@ impl Group {
     /// The most that it may take under emulation, boot included, in seconds.
     pub(super) fn deadline(self) -> u64 {
         match self {
-            Self::Doctor => 5 * 60,
+            Self::Doctor | Self::Compare => 5 * 60,
             Self::Live | Self::Rules => 20 * 60,
             Self::Docker => 40 * 60,
             Self::Scenarios => 60 * 60,
@@ -118,6 +127,20 @@ impl Choice {
     /// Whether nothing is left out by name.
     pub(super) fn whole(&self) -> bool {
         self.only.is_empty()
+    }
+
+    /// What the scenarios' runner is to be called with, call by call: it takes one text at a time, and none for all.
+    fn of_scenarios(&self) -> Vec<Option<&str>> {
+        let mut calls: Vec<_> = self.only.iter().map(|text| Some(text.as_str())).collect();
+        if calls.is_empty() {
+            calls.push(None);
+        }
+        calls
+    }
+
+    /// The variable that lets the scenarios' runner take a part of them.
+    fn sample(&self) -> Option<(&'static str, &'static str)> {
+        (!self.all_scenarios).then_some(("PATHTRACE_SCENARIOS", "sample"))
     }
 }
 
@@ -163,8 +186,10 @@ impl Binaries {
             format!("export PATHTRACE_TEST_SLOWNESS={} RUST_BACKTRACE=0\nfailed=0\n", group.slowness());
         let path = |path: PathBuf| quoted(&path.display().to_string());
         script += &format!("export PATHTRACE_BIN={}\n", path(root().join("target/release/pathtrace")));
-        if group == Group::Scenarios && !choice.all_scenarios {
-            script += "export PATHTRACE_SCENARIOS=sample\n";
+        if group == Group::Scenarios {
+            script += &format!("export PATHTRACE_STORIES={LEFT}\n");
+            script +=
+                &choice.sample().map(|(name, value)| format!("export {name}={value}\n")).unwrap_or_default();
         }
         script += "export PATHTRACE_DISPOSABLE_MACHINE=1\n";
         let mut arguments = String::new();
@@ -173,20 +198,18 @@ impl Binaries {
             script += &format!("export PATH={folders}:$PATH\n");
             arguments += " --ignored --test-threads 2";
         }
-        let mut selections: Vec<String> =
-            choice.only.iter().map(|text| format!(" {}", quoted(text))).collect();
-        if group != Group::Scenarios {
-            // The scenarios' runner takes one text at a time, the others any number, none for all.
-            selections = vec![selections.concat()];
-        } else if selections.is_empty() {
-            selections.push(String::new());
-        }
+        let words = |text: &str| format!(" {}", quoted(text));
+        let selections: Vec<String> = match group {
+            Group::Scenarios => {
+                choice.of_scenarios().into_iter().map(|text| text.map(words).unwrap_or_default()).collect()
+            }
+            _ => vec![choice.only.iter().map(|text| words(text)).collect()],
+        };
         for (name, _) in group.impossible(release) {
             arguments += &format!(" --skip {}", quoted(name));
         }
         for (package, target) in group.binaries() {
-            let binary = self.0.get(&((*package).to_owned(), (*target).to_owned()));
-            let binary = binary.with_context(|| format!("cargo built no test {target} of {package}"))?;
+            let binary = self.get(package, target)?;
             script += &format!("cd {}\n", path(root().join(package)));
             for selection in &selections {
                 script += &format!("{}{arguments}{selection} || failed=1\n", path(binary.clone()));
@@ -196,7 +219,25 @@ impl Binaries {
             script += DOCTOR;
         }
         script += "exit $failed";
-        Ok(Job::new(&script, deadline))
+        let job = Job::new(&script, deadline);
+        Ok(if group == Group::Scenarios { job.keeping(compare::folder(&release.to_string())) } else { job })
+    }
+
+    /// The same scenarios, to be run on this machine.
+    pub(super) fn scenarios_here(&self, choice: &Choice) -> Result<Vec<Command>> {
+        let binary = self.get("tests", "scenarios")?;
+        let calls = choice.of_scenarios().into_iter().map(|selection| {
+            let mut call = Command::new(binary);
+            call.args(selection).envs(choice.sample()).current_dir(root().join("tests"));
+            call.env("RUST_BACKTRACE", "0").env("PATHTRACE_BIN", root().join("target/release/pathtrace"));
+            call
+        });
+        Ok(calls.collect())
+    }
+
+    fn get(&self, package: &str, target: &str) -> Result<&PathBuf> {
+        let binary = self.0.get(&(package.to_owned(), target.to_owned()));
+        binary.with_context(|| format!("cargo built no test {target} of {package}"))
     }
 }
 

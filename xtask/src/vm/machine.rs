@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{initramfs, kernels::Kernel};
-use crate::shell::say;
+use crate::shell::{printed, say};
 
 /// A sign of life where nothing is printed.
 const QUIET: Duration = Duration::from_secs(30);
@@ -32,6 +32,8 @@ pub(super) struct Job {
     script: String,
     deadline: Duration,
     clock: Clock,
+    /// Where that goes which the command leaves in [`LEFT`]; what was there before is removed.
+    keep: Option<PathBuf>,
 }
 
 /// What time is, inside a machine.
@@ -43,6 +45,9 @@ enum Clock {
     Instructions,
 }
 
+/// The folder inside whose files are kept, where somebody wants them.
+pub(super) const LEFT: &str = "/run/vm/left";
+
 impl Job {
     /// Runs with our variables; the deadline in seconds.
     pub(super) fn new(script: &str, deadline: u64) -> Self {
@@ -51,12 +56,17 @@ impl Job {
             text += &format!("export {name}={}\n", quoted(&value));
         }
         let deadline = Duration::from_secs(deadline);
-        Self { script: format!("{text}{script}\n"), deadline, clock: Clock::Real }
+        Self { script: format!("{text}{script}\n"), deadline, clock: Clock::Real, keep: None }
     }
 
     /// In a machine whose clock counts instructions: the same work takes the same time, whatever this machine does.
     pub(super) fn by_instructions(self) -> Self {
         Self { clock: Clock::Instructions, ..self }
+    }
+
+    /// Keeps what the command leaves in [`LEFT`].
+    pub(super) fn keeping(self, folder: PathBuf) -> Self {
+        Self { keep: Some(folder), ..self }
     }
 
     /// As [`Self::new`], in the current folder.
@@ -113,11 +123,17 @@ pub(super) fn run(kernel: &Kernel, job: &Job, show: &mut dyn FnMut(&str)) -> Res
     let mut emulator = emulator(kernel, job.clock, &room, &initramfs);
     let mut machine = Running(emulator.spawn().with_context(|| format!("start {emulator:?}"))?);
     let lines = lines_of(machine.0.stdout.take().context("qemu has no stdout")?);
-    if !follow(&lines, kernel, job.deadline, show) {
-        drop(machine);
+    let in_time = follow(&lines, kernel, job.deadline, show);
+    if in_time {
+        machine.0.wait()?;
+    }
+    drop(machine);
+    if let Some(folder) = &job.keep {
+        room.keep(folder)?;
+    }
+    if !in_time {
         return Ok(Ended::Hung(job.deadline, room.console_tail()));
     }
-    machine.0.wait()?;
     Ok(
         match fs::read_to_string(room.shared().join("status")).ok().and_then(|text| text.trim().parse().ok())
         {
@@ -232,6 +248,21 @@ impl Room {
     /// What both sides see and write.
     fn shared(&self) -> PathBuf {
         self.0.join("shared")
+    }
+
+    /// Moves what the machine left to a folder, in place of what is there.
+    fn keep(&self, folder: &Path) -> Result<()> {
+        drop(fs::remove_dir_all(folder));
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        let left = self.shared().join(LEFT.rsplit('/').next().unwrap_or_default());
+        if !left.is_dir() {
+            return Ok(());
+        }
+        // The room may lie on another file system.
+        let mut copy = Command::new("cp");
+        printed(copy.arg("-r").arg(left.join(".")).arg(folder))
+            .with_context(|| format!("copy what the machine left to {}", folder.display()))?;
+        Ok(())
     }
 
     fn console(&self) -> PathBuf {

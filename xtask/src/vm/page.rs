@@ -57,16 +57,16 @@ impl Results {
         let mut text = String::from(INTRODUCTION);
         self.features(&mut text);
         text += "\n## What was tested\n\n| kernel |";
-        for group in Group::ALL {
+        for group in Group::SHOWN {
             _ = write!(text, " {} |", group.name());
         }
         text += "\n|---|";
-        text += &"---|".repeat(Group::ALL.len());
+        text += &"---|".repeat(Group::SHOWN.len());
         text.push('\n');
         let mut details = String::new();
         for release in Release::ALL {
             _ = write!(text, "| {release} |");
-            for group in Group::ALL {
+            for group in Group::SHOWN {
                 let result = self.of(release, group);
                 let words = |name: &str| result.and_then(|found| found[name].as_str()).unwrap_or_default();
                 let commit = words("commit");
@@ -95,7 +95,8 @@ impl Results {
                 let name = summary.split(" is missing").next().unwrap_or(summary);
                 let (name, purpose) = name.split_once(": ").unwrap_or((name, ""));
                 let at = rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
-                    rows.push(Row { name, purpose, cells: ["-"; Release::ALL.len()] });
+                    let evidence = item["evidence"][0].as_str().unwrap_or(purpose);
+                    rows.push(Row { name, purpose, evidence, cells: ["-"; Release::ALL.len()] });
                     rows.len() - 1
                 });
                 rows[at].cells[column] = if item["level"] == "ok" { "yes" } else { "no" };
@@ -110,8 +111,16 @@ impl Results {
             _ = write!(text, " {release} ({}) |", version.unwrap_or("not run"));
         }
         _ = write!(text, "\n|---|---|{}\n", "---|".repeat(Release::ALL.len()));
-        for row in rows {
+        // What is named only where it is missing is no feature.
+        let (complaints, features): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.cells.contains(&"-") && !row.cells.contains(&"yes"));
+        for row in features {
             _ = writeln!(text, "| {} | {} | {} |", row.name, row.purpose, row.cells.join(" | "));
+        }
+        for row in complaints {
+            let of = Release::ALL.iter().zip(row.cells).filter(|(_, cell)| *cell == "no");
+            let kernels: Vec<String> = of.map(|(release, _)| release.to_string()).collect();
+            _ = write!(text, "\n{}: {} is missing: {}.\n", kernels.join(", "), row.name, row.evidence);
         }
     }
 }
@@ -120,6 +129,8 @@ impl Results {
 struct Row<'a> {
     name: &'a str,
     purpose: &'a str,
+    /// What the first kernel that names it says besides.
+    evidence: &'a str,
     cells: [&'static str; Release::ALL.len()],
 }
 
@@ -141,12 +152,15 @@ const INTRODUCTION: &str = "# Kernels\n\n\
 mod tests {
     use serde_json::json;
 
-    use super::{Map, Results};
+    use super::{Map, Results, Value};
 
     #[test]
     fn features_are_one_row_each_and_what_did_not_run_says_so() {
         let doctor = |level: &str, summary: &str| {
+            let part = json!({"section": "probes", "level": "warning", "summary": "a part is missing: rules",
+                "evidence": ["no types"]});
             json!({"items": [{"section": "probes", "level": level, "code": "probe", "summary": summary},
+                if level == "ok" { Value::Null } else { part },
                 {"section": "kernel", "level": "info", "code": "kernel", "summary": "6.1.0"}]})
         };
         let mut all = Map::new();
@@ -160,6 +174,7 @@ mod tests {
             );
         }
         let page = Results { all, commit: None }.page();
+        assert!(page.contains("\n6.1: a part is missing: no types.\n"), "{page}");
         let row = "| netfilter links | the packet before each table | - | no | yes | - |";
         assert!(page.contains(row), "{page}");
         assert!(page.contains("| 6.1 | 1 passed (abc) | not run |"), "{page}");

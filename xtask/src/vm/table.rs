@@ -17,6 +17,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Takes in a failure; what follows its first line is shown below it.
+    pub(super) fn fail(&mut self, what: String) {
+        self.failed.push(what);
+    }
+
     /// Takes in a line such as `test trace/publish-ok/nft/ipv4 ... ok`; other lines change nothing.
     pub(super) fn add(&mut self, line: &str) {
         if line.starts_with("{\"type\":\"doctor\"") {
@@ -73,7 +78,7 @@ impl Field {
         let place = format!("{} {}", self.release, self.group.name());
         let mut text = String::new();
         for name in &self.tally.failed {
-            _ = writeln!(text, "failed  {place}: {name}");
+            _ = writeln!(text, "failed  {place}: {}", name.replace('\n', "\n        "));
         }
         if matches!(self.ended, Ended::Died(_) | Ended::Hung(..)) {
             _ = writeln!(text, "ended   {place}: {}", self.ended);
@@ -94,7 +99,7 @@ impl Field {
 pub(super) fn show(fields: &[Field]) -> String {
     let mut text = String::new();
     let groups: Vec<Group> =
-        Group::ALL.into_iter().filter(|group| fields.iter().any(|field| field.group == *group)).collect();
+        Group::SHOWN.into_iter().filter(|group| fields.iter().any(|field| field.group == *group)).collect();
     let releases = Release::ALL.into_iter().filter(|r| fields.iter().any(|field| field.release == *r));
     _ = write!(text, "{:8}", "kernel");
     for group in &groups {

@@ -16,7 +16,7 @@ use super::{
     index::{Chain, Effect, Rule, TableIndex},
     path::Step,
 };
-use crate::model::{Backend, TableFamily, Verdict};
+use crate::model::{Backend, Family, Hook, TableFamily, Verdict};
 
 /// A tool that gave no text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,12 +60,23 @@ impl ChainKey {
     }
 }
 
+/// A base chain of nft as the tools name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedChain {
+    pub backend: Backend,
+    pub family: TableFamily,
+    pub table: String,
+    pub chain: String,
+}
+
 /// Rule texts of one network namespace, as printed; they can hold anything, control characters included.
 #[derive(Clone, Debug, Default)]
 pub struct Texts {
     /// Chains whose printed rules are those of the index, position for position.
     iptables: HashMap<ChainKey, Vec<String>>,
     nft: nft::Listing,
+    /// Tables that iptables-nft takes for its own.
+    owned: HashSet<(TableFamily, String)>,
     /// Tables with verdict maps, once more, with what the maps hold ([`Effect::OneOf`]).
     refined: HashMap<(TableFamily, String), TableIndex>,
     missing: Vec<Missing>,
@@ -78,15 +89,21 @@ impl Texts {
     /// not change from the building of the index until this returns (its check value, the nft generation number);
     /// what can be told from the texts themselves is checked here.
     pub fn read(runner: &dyn Runner, tables: &[TableIndex]) -> Self {
+        Self::read_with(runner, tables, &[])
+    }
+
+    /// As [`Self::read`], and asks `more` tools, for tables that the kernel holds and `tables` has not.
+    pub fn read_with(runner: &dyn Runner, tables: &[TableIndex], more: &[Tool]) -> Self {
         let mut texts = Self::default();
         let mut saved = HashMap::new();
-        for tool in needed(tables) {
+        for tool in needed(tables, more) {
             match runner.run(tool) {
                 Ok(output) if tool == Tool::Nft => texts.nft = nft::parse(&output),
                 Ok(output) => drop(saved.insert(tool, save::parse(&output))),
                 Err(failure) => texts.missing.push(Missing { tool, failure }),
             }
         }
+        texts.owned = saved.iter().flat_map(|(tool, chains)| owned(*tool, chains)).collect();
         for table in tables {
             let tool = Tool::iptables_save(table.backend, table.family);
             if let Some(chains) = tool.and_then(|tool| saved.get_mut(&tool)) {
@@ -125,6 +142,25 @@ impl Texts {
         }
     }
 
+    /// The base chain of nft at a place, for packets of a family; `None` where there is none, more than one, or `nft` was
+    /// not asked.
+    #[must_use]
+    pub fn base_chain(&self, family: Family, hook: Hook, priority: i32) -> Option<NamedChain> {
+        let own = if family == Family::Ipv4 { TableFamily::Ip } else { TableFamily::Ip6 };
+        let mut here = self.nft.bases.iter().filter(|base| {
+            (base.hook, base.priority) == (hook, priority) && [own, TableFamily::Inet].contains(&base.family)
+        });
+        let (Some(base), None) = (here.next(), here.next()) else { return None };
+        let owned = self.owned.contains(&(base.family, base.table.clone()));
+        let backend = if owned { Backend::IptablesNft } else { Backend::Nftables };
+        Some(NamedChain {
+            backend,
+            family: base.family,
+            table: base.table.clone(),
+            chain: base.chain.clone(),
+        })
+    }
+
     /// Keeps a copy of the table in which verdict maps are known by what they hold.
     fn refine(&mut self, table: &TableIndex) {
         let mut refined = table.clone();
@@ -160,13 +196,24 @@ impl Texts {
 
 /// The tools that know the text of these tables. Rules that others put beside those of iptables-nft are known to
 /// `nft` only, so it is asked for both.
-fn needed(tables: &[TableIndex]) -> Vec<Tool> {
+fn needed(tables: &[TableIndex], more: &[Tool]) -> Vec<Tool> {
     let mut tools: HashSet<Tool> =
         tables.iter().filter_map(|t| Tool::iptables_save(t.backend, t.family)).collect();
+    tools.extend(more);
     if tables.iter().any(|t| t.backend != Backend::IptablesLegacy) {
         tools.insert(Tool::Nft);
     }
     Tool::ALL.into_iter().filter(|tool| tools.contains(tool)).collect()
+}
+
+/// The tables of nft that an iptables-save program prints.
+fn owned(tool: Tool, chains: &save::Chains) -> Vec<(TableFamily, String)> {
+    match tool.iptables() {
+        Some((Backend::IptablesNft, family)) => {
+            chains.keys().map(|(table, _)| (family, table.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Whether an iptables-save line can be this rule's: where it leads must agree.

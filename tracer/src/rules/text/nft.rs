@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use crate::model::TableFamily;
+use crate::model::{Hook, TableFamily};
 
 /// A rule's handle is its own in its table for as long as the table exists.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,10 +15,21 @@ pub(super) struct RuleKey {
 /// Statement text of every rule, without the handle, on one line.
 pub(super) type Rules = HashMap<RuleKey, String>;
 
+/// A base chain, by its name and by its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Base {
+    pub(super) family: TableFamily,
+    pub(super) table: String,
+    pub(super) chain: String,
+    pub(super) hook: Hook,
+    pub(super) priority: i32,
+}
+
 /// What a ruleset's listing says.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Listing {
     pub(super) rules: Rules,
+    pub(super) bases: Vec<Base>,
     /// Family, table and name of every named map, and its elements on one line.
     maps: HashMap<(TableFamily, String, String), String>,
 }
@@ -37,6 +48,7 @@ pub(super) fn parse(output: &str) -> Listing {
     }
     Listing {
         rules: parser.rules.into_iter().filter_map(|(key, text)| Some((key, text?))).collect(),
+        bases: parser.bases,
         maps: parser.maps,
     }
 }
@@ -45,6 +57,8 @@ pub(super) fn parse(output: &str) -> Listing {
 struct Parser {
     table: Option<(TableFamily, String)>,
     in_chain: bool,
+    chain: String,
+    bases: Vec<Base>,
     /// Name of the map that is being listed, and its lines so far.
     map: Option<(String, String)>,
     maps: HashMap<(TableFamily, String, String), String>,
@@ -68,7 +82,9 @@ impl Parser {
             0 => self.table = table(text),
             1 => {
                 self.map_ends();
+                let chain = text.strip_prefix("chain ").and_then(|rest| rest.split_once(" {"));
                 self.in_chain = text.starts_with("chain ");
+                self.chain = chain.map_or_else(String::new, |(name, _)| name.to_owned());
                 self.map = map_name(text).map(|name| (name.to_owned(), String::new()));
                 self.open.clear();
             }
@@ -97,6 +113,7 @@ impl Parser {
     fn statement(&mut self, line: &str) {
         let describes_chain = line.starts_with("type ") || line.starts_with("comment \"");
         if self.open.is_empty() && describes_chain {
+            self.bases.extend(self.base(line));
             return;
         }
         let (text, handle) = split_handle(line);
@@ -113,6 +130,19 @@ impl Parser {
         }
     }
 
+    /// `type nat hook prerouting priority dstnat + 5; policy accept;`
+    fn base(&self, line: &str) -> Option<Base> {
+        let (family, table) = self.table.clone()?;
+        let (_, rest) = line.strip_prefix("type ")?.split_once(" hook ")?;
+        let (hook, rest) = rest.split_once(' ')?;
+        let (_, rest) = rest.split_once("priority ")?;
+        let priority = priority(rest.split_once(';')?.0)?;
+        let hook = (0..5)
+            .filter_map(Hook::from_inet_number)
+            .find(|known| known.iptables_name().eq_ignore_ascii_case(hook))?;
+        Some(Base { family, table, chain: self.chain.clone(), hook, priority })
+    }
+
     fn rule(&mut self, handle: u64, text: String) {
         if let Some(around) = self.open.last_mut() {
             around.text = format!("{} {text};", around.text);
@@ -122,6 +152,27 @@ impl Parser {
             Entry::Vacant(entry) => drop(entry.insert(Some(text))),
             Entry::Occupied(mut entry) => drop(entry.insert(None)),
         }
+    }
+}
+
+/// A number, or one of nft's words for one (nft(8), standard priority names), with a number to add or not.
+fn priority(text: &str) -> Option<i32> {
+    let mut words = text.split_whitespace();
+    let first = words.next()?;
+    let named = match first {
+        "raw" => -300,
+        "mangle" => -150,
+        "dstnat" => -100,
+        "filter" => 0,
+        "security" => 50,
+        "srcnat" => 100,
+        number => number.parse().ok()?,
+    };
+    match (words.next(), words.next()) {
+        (None, _) => Some(named),
+        (Some("+"), Some(more)) => named.checked_add(more.parse().ok()?),
+        (Some("-"), Some(less)) => named.checked_sub(less.parse().ok()?),
+        _ => None,
     }
 }
 
@@ -151,6 +202,25 @@ mod tests {
 
     fn text(rules: &Rules, family: TableFamily, table: &str, handle: u64) -> Option<String> {
         rules.get(&RuleKey { family, table: table.into(), handle }).cloned()
+    }
+
+    #[test]
+    fn base_chains_are_found_by_their_place() {
+        let text = "table inet fw { # handle 1\n\tchain in { # handle 2\n\t\ttype filter hook input priority filter - 5; policy drop;\n\t\t\
+            accept # handle 3\n\t}\n\tchain user { # handle 4\n\t}\n}\ntable ip nat {\n\tchain pre {\n\t\t\
+            type nat hook prerouting priority dstnat; policy accept;\n\t}\n}\n";
+        let base = |family, table: &str, chain: &str, hook, priority| Base {
+            family,
+            table: table.to_owned(),
+            chain: chain.to_owned(),
+            hook,
+            priority,
+        };
+        let expected = [
+            base(TableFamily::Inet, "fw", "in", Hook::Input, -5),
+            base(TableFamily::Ip, "nat", "pre", Hook::Prerouting, -100),
+        ];
+        assert_eq!(parse(text).bases, expected);
     }
 
     #[test]

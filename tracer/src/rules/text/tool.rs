@@ -44,6 +44,9 @@ impl Tool {
         Self::Nft,
     ];
 
+    /// Those that know tables of nft.
+    pub const OF_NFT: [Self; 3] = [Self::IptablesNftSave, Self::Ip6tablesNftSave, Self::Nft];
+
     /// The iptables-save program of a backend and family; `None` where iptables has none.
     #[must_use]
     pub fn iptables_save(backend: Backend, family: TableFamily) -> Option<Self> {

@@ -1,0 +1,58 @@
+//! What is not expected of a kernel that does not describe nftables' types: which rule of nft judged, and whether a rule or
+//! the policy did; so what was found of a drop by nft, too. Tables, verdicts and translations are expected all the same, a
+//! REJECT as the drop that it is.
+
+use serde_json::Value;
+
+use crate::ruleset::Backend;
+
+/// Keys of a stage that say which rule judged.
+const OF_RULES: [&str; 6] =
+    ["rules", "rules_source", "decided_by", "exact", "inexact_because", "mapping_rule"];
+
+/// Takes the rules of nft out of a journey's pattern; `backend` is that of stages that do not name theirs.
+pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
+    let mut refused = false;
+    for list in ["stages", "no_stages"] {
+        let stages = pattern.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        for stage in stages.filter(|stage| is_nft(stage, backend)).filter_map(Value::as_object_mut) {
+            stage.retain(|key, _| !OF_RULES.contains(&key.as_str()));
+            if let Some(verdict) = stage.get_mut("verdict").filter(|verdict| is_refusal(verdict)) {
+                *verdict = "drop".into();
+                refused = true;
+            }
+        }
+    }
+    if let Some(keys) = pattern.as_object_mut().filter(|_| refused) {
+        keys.remove("findings");
+    }
+}
+
+fn is_refusal(verdict: &Value) -> bool {
+    verdict == "drop" || verdict == "reject"
+}
+
+fn is_nft(stage: &Value, backend: Backend) -> bool {
+    match stage["backend"].as_str() {
+        Some(named) => named != Backend::Legacy.name(),
+        None => backend == Backend::Nft,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Backend, without_nft_rules};
+
+    #[test]
+    fn only_rules_of_nft_are_taken_out() {
+        let mut pattern = json!({"findings": ["dropped-by-rule"], "stages": [
+            {"hook": "input", "verdict": "reject", "exact": true, "rules": []},
+            {"hook": "input", "backend": "iptables-legacy", "rules": []}]});
+        without_nft_rules(&mut pattern, Backend::Nft);
+        let expected = json!({"stages": [
+            {"hook": "input", "verdict": "drop"}, {"hook": "input", "backend": "iptables-legacy", "rules": []}]});
+        assert_eq!(pattern, expected);
+    }
+}

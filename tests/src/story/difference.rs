@@ -1,0 +1,197 @@
+//! Where two machines' stories of one case differ, apart from what a kernel cannot know.
+
+use serde_json::{Map, Value};
+
+use super::{Knows, Story};
+
+/// How many differences are told of one case.
+const TOLD: usize = 4;
+
+/// What is told of a table whose rules cannot be read: on a kernel without nftables' types all of these.
+const NFT_RULES: [&str; 6] =
+    ["rules", "rules_source", "decided_by", "exact", "inexact_because", "mapping_rule"];
+
+/// Both kernels, in the order of the values.
+#[derive(Clone, Copy)]
+struct Both<'a>(&'a Knows, &'a Knows);
+
+/// The first differences, one a line, `ours` before `theirs`; none where both tell the same.
+pub(super) fn between(ours: &Story, theirs: &Story) -> Option<String> {
+    let both = Both(&ours.knows, &theirs.knows);
+    let (ours, theirs) = (&ours.journeys, &theirs.journeys);
+    let mut found = Vec::new();
+    for journey in ours {
+        match theirs.iter().find(|other| other["packet"] == journey["packet"]) {
+            Some(other) => both.value(&name(journey), journey, other, &mut found),
+            None => found.push(format!("{}: only the first has it", name(journey))),
+        }
+    }
+    for other in theirs.iter().filter(|other| ours.iter().all(|j| j["packet"] != other["packet"])) {
+        found.push(format!("{}: only the second has it", name(other)));
+    }
+    if found.is_empty() {
+        return None;
+    }
+    let more = found.len().saturating_sub(TOLD);
+    found.truncate(TOLD);
+    if more > 0 {
+        found.push(format!("and {more} more"));
+    }
+    Some(found.join("\n"))
+}
+
+/// A journey by its packet, in a few words.
+fn name(journey: &Value) -> String {
+    let packet = &journey["packet"];
+    let word = |key: &str| match &packet[key] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let kind = if packet["tcp_flags"].is_null() { word("icmp_type") } else { word("tcp_flags") };
+    format!(
+        "{} {} {}:{} > {}:{}",
+        word("protocol"),
+        kind,
+        word("source"),
+        word("source_port"),
+        word("destination"),
+        word("destination_port")
+    )
+}
+
+impl Both<'_> {
+    fn value(self, path: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
+        match (ours, theirs) {
+            (Value::Object(a), Value::Object(b)) => self.object(path, a, b, found),
+            (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+                for (number, (a, b)) in a.iter().zip(b).enumerate() {
+                    self.value(&format!("{path} [{number}]"), a, b, found);
+                }
+            }
+            (Value::Array(a), Value::Array(b)) => {
+                found.push(format!("{path}: {} | {}", listed(a), listed(b)));
+            }
+            _ if ours == theirs => {}
+            _ => found.push(format!("{path}: {ours} | {theirs}")),
+        }
+    }
+
+    /// Whether one of the kernels can say neither which rule of nft refused this journey nor, so, why.
+    fn cause_is_apart(self, journey: &Map<String, Value>) -> bool {
+        let refused = |stage: &Value| {
+            let by_nft = stage.as_object().is_some_and(is_nft);
+            by_nft && is_refusal(&stage["verdict"])
+        };
+        let stages = journey.get("stages").and_then(Value::as_array);
+        !(self.0.nft_types && self.1.nft_types) && stages.is_some_and(|stages| stages.iter().any(refused))
+    }
+
+    fn object(
+        self,
+        path: &str,
+        ours: &Map<String, Value>,
+        theirs: &Map<String, Value>,
+        found: &mut Vec<String>,
+    ) {
+        let apart = !(self.0.nft_types && self.1.nft_types) && (is_nft(ours) || is_nft(theirs));
+        let mut keys: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            let of = |side: &Map<String, Value>| side.get(key).cloned().unwrap_or_default();
+            let (a, b) = (of(ours), of(theirs));
+            let excused = match key.as_str() {
+                "reason" => self.same_reason(&a, &b),
+                "findings" => self.cause_is_apart(ours) || self.cause_is_apart(theirs),
+                "verdict" => apart && is_refusal(&a) && is_refusal(&b),
+                key => apart && NFT_RULES.contains(&key),
+            };
+            if !excused {
+                self.value(&format!("{path} {key}"), &a, &b, found);
+            }
+        }
+    }
+
+    /// Whether each kernel says what it has a word for: where it has none, it gives no reason, or a vague one.
+    fn same_reason(self, ours: &Value, theirs: &Value) -> bool {
+        let vague = |reason: &Value| reason.is_null() || reason == "NOT_SPECIFIED";
+        let unknown =
+            |reason: &Value, to: &Knows| reason.as_str().is_some_and(|name| !to.reasons.contains(name));
+        ours == theirs
+            || (vague(ours) && unknown(theirs, self.0))
+            || (vague(theirs) && unknown(ours, self.1))
+            || (unknown(theirs, self.0) && unknown(ours, self.1))
+    }
+}
+
+/// A REJECT is a drop with an answer; only the rule tells the two apart.
+fn is_refusal(verdict: &Value) -> bool {
+    verdict == "drop" || verdict == "reject"
+}
+
+/// Whether this is the judgement of a table of nft.
+fn is_nft(stage: &Map<String, Value>) -> bool {
+    stage.get("backend").is_some_and(|backend| backend == "iptables-nft" || backend == "nftables")
+}
+
+/// Items in a few words each: the places of a way, the rules of a table.
+fn listed(items: &[Value]) -> String {
+    let words = |item: &Value| -> String {
+        let keys = ["kind", "hook", "table", "device", "direction", "chain", "position"];
+        let words: Vec<String> = keys
+            .iter()
+            .filter_map(|key| match &item[key] {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            })
+            .collect();
+        if words.is_empty() { item.to_string() } else { words.join(" ") }
+    };
+    format!("[{}]", items.iter().map(words).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Knows, Story, between};
+
+    fn knows(reasons: &[&str], nft_types: bool) -> Knows {
+        Knows { reasons: reasons.iter().map(|name| (*name).to_owned()).collect(), nft_types }
+    }
+
+    fn story(knows: &Knows, reason: &str, backend: &str, position: u32) -> Story {
+        let journey = json!({"packet": {"protocol": "tcp", "tcp_flags": "S"}, "outcome": {"reason": reason},
+            "stages": [{"hook": "input", "backend": backend, "verdict": "drop", "rules": [{"position": position}]}]});
+        Story { knows: knows.clone(), journeys: vec![journey] }
+    }
+
+    #[test]
+    fn a_reason_that_a_kernel_has_no_name_for_is_no_difference() {
+        let (old, new) = (knows(&["NOT_SPECIFIED"], true), knows(&["NOT_SPECIFIED", "NO_SOCKET"], true));
+        let said = story(&new, "NO_SOCKET", "nftables", 1);
+        assert_eq!(between(&said, &story(&old, "NOT_SPECIFIED", "nftables", 1)), None);
+        let found = between(&said, &story(&new, "NOT_SPECIFIED", "nftables", 1)).unwrap();
+        assert!(found.contains("reason: \"NO_SOCKET\" | \"NOT_SPECIFIED\""), "{found}");
+    }
+
+    #[test]
+    fn only_rules_of_nft_may_differ_and_only_where_its_types_are_unknown() {
+        let (old, new) = (knows(&[], false), knows(&[], true));
+        for (backend, other, excused) in
+            [("nftables", &old, true), ("nftables", &new, false), ("iptables-legacy", &old, false)]
+        {
+            let found = between(&story(&new, "A", backend, 1), &story(other, "A", backend, 2));
+            assert_eq!(found.is_none(), excused, "{backend}");
+        }
+    }
+
+    #[test]
+    fn a_missing_journey_is_a_difference() {
+        let all = knows(&[], true);
+        let none = Story { knows: all.clone(), journeys: Vec::new() };
+        let found = between(&story(&all, "A", "nftables", 1), &none).unwrap();
+        assert!(found.contains("only the first has it"), "{found}");
+    }
+}
