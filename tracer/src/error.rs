@@ -102,15 +102,19 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Says on `stderr` why a run failed, if it did, and gives the exit code of the contract: 0 or 1.
-pub fn report(result: Result<(), Failure>, stderr: &mut impl io::Write) -> ExitCode {
+/// Says on `stderr` why a run failed, if it did, and gives the exit code of the contract: 0 or 1. One line says what failed,
+/// unless `in_detail`: then the kernel's own words follow it.
+pub fn report(result: Result<(), Failure>, in_detail: bool, stderr: &mut impl io::Write) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            // With stderr gone there is nobody left to tell; the exit code still says it.
-            let _ =
-                writeln!(stderr, "pathtrace: {}\npathtrace: {}", one_line(&failure.what()), failure.todo());
+            let what = failure.what();
+            let lines = what.lines().take(if in_detail { usize::MAX } else { 1 });
+            for line in lines.map(crate::render::printable).chain([failure.todo().to_owned()]) {
+                // With stderr gone there is nobody left to tell; the exit code still says it.
+                let _ = writeln!(stderr, "pathtrace: {line}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -126,8 +130,12 @@ mod tests {
     use super::*;
 
     fn said(failure: Failure) -> (ExitCode, String) {
+        said_in_detail(failure, false)
+    }
+
+    fn said_in_detail(failure: Failure, in_detail: bool) -> (ExitCode, String) {
         let mut stderr = Vec::new();
-        let code = report(Err(failure), &mut stderr);
+        let code = report(Err(failure), in_detail, &mut stderr);
         (code, String::from_utf8(stderr).unwrap())
     }
 
@@ -162,5 +170,15 @@ mod tests {
             assert_eq!(text.lines().count(), 2, "{text}");
             assert!(!text.contains('\u{1b}'), "{text}");
         }
+    }
+
+    #[test]
+    fn the_verifiers_log_is_for_vv() {
+        let log = || Failure::Other(anyhow::anyhow!("program x was refused: reason\nline 1\nline \u{1b}2"));
+        assert!(!said(log()).1.contains("line 1"));
+        let (_, text) = said_in_detail(log(), true);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["pathtrace: program x was refused: reason", "pathtrace: line 1"]);
+        assert!(lines.len() == 4 && !text.contains('\u{1b}'), "{text}");
     }
 }

@@ -6,5 +6,5 @@ use tracer::{config::Command, error, run};
 
 fn main() -> ExitCode {
     let command = Command::parse(env::args_os()).unwrap_or_else(|error| error.exit());
-    error::report(run::run(&command), &mut io::stderr())
+    error::report(run::run(&command), command.wants_detail(), &mut io::stderr())
 }

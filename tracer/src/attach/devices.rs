@@ -31,8 +31,8 @@ use nix::{
     },
 };
 
-use super::{clsact::Clsact, links::LinkSocket, syscall::bpf};
-use crate::kernel::in_netns;
+use super::{clsact::Clsact, links::LinkSocket, syscall::bpf, verifier::refusal};
+use crate::{error::one_line, kernel::in_netns};
 
 /// Programs, with `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` (enum bpf_attach_type), include/uapi/linux/bpf.h, 6.6.
 const DIRECTIONS: [(&str, u32); 2] = [("tcx_in", 46), ("tcx_out", 47)];
@@ -101,7 +101,7 @@ impl Devices {
         let job = move || {
             if let Err(error) = watch.run(namespaces) {
                 // Nobody listens any more when the trace is over.
-                let _ = watch.say.send(News::Refused(format!("{error:#}")));
+                let _ = watch.say.send(News::Refused(one_line(&format!("{error:#}"))));
             }
         };
         let thread = thread::Builder::new().name("devices".to_owned());
@@ -126,7 +126,7 @@ impl Devices {
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd> {
     let program: &mut SchedClassifier =
         ebpf.program_mut(name).with_context(|| format!("kernel object: no program {name}"))?.try_into()?;
-    program.load().with_context(|| format!("program {name} was refused"))?;
+    program.load().map_err(|error| refusal(&format!("program {name}"), error))?;
     Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 

@@ -11,8 +11,9 @@ use aya::{
 };
 use tracer_common::kprobe::{Arguments, BARE, Place, PlaceKey, Position};
 
-use super::placement::protocol_family;
+use super::{placement::protocol_family, verifier::refusal};
 use crate::{
+    error::one_line,
     kernel::{
         KernelTypes, Symbols,
         arguments::{TableCall, table_call},
@@ -162,7 +163,7 @@ impl Kprobes {
                 self.attached.insert(probe);
             }
             Err(error) => {
-                self.refused.insert(probe, format!("{error:#}"));
+                self.refused.insert(probe, one_line(&format!("{error:#}")));
             }
         }
     }
@@ -205,7 +206,7 @@ fn bare(hook: Hook, family: Family) -> Option<Probe> {
 fn join(ebpf: &mut Ebpf) -> Result<()> {
     let program: &mut KProbe =
         ebpf.program_mut(JUDGE).with_context(|| format!("kernel object: no program {JUDGE}"))?.try_into()?;
-    program.load().context("the kprobe program that judges was refused")?;
+    program.load().map_err(|error| refusal("the kprobe program that judges", error))?;
     let program = program.fd()?.try_clone()?;
     let map = ebpf.map_mut("KPROBE_JUDGE").context("kernel object: no map KPROBE_JUDGE")?;
     Ok(ProgramArray::try_from(map)?.set(0, &program, 0)?)
@@ -233,7 +234,7 @@ fn probe<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut KProbe> {
     let program: &mut KProbe =
         ebpf.program_mut(name).with_context(|| format!("kernel object: no program {name}"))?.try_into()?;
     if program.fd().is_err() {
-        program.load().with_context(|| format!("the kprobe program {name} was refused"))?;
+        program.load().map_err(|error| refusal(&format!("the kprobe program {name}"), error))?;
     }
     Ok(program)
 }

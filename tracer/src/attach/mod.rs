@@ -17,6 +17,7 @@ mod syscall;
 mod text;
 mod tracepoints;
 pub mod verdicts;
+mod verifier;
 mod xdp;
 
 use std::{
@@ -137,7 +138,7 @@ impl Kernel {
         let offsets = CpuOffsets::measure(&peek, &types, Path::new(crate::kernel::percpu::CPU_DIRECTORY))?;
         write_offsets(&mut ebpf, &offsets)?;
         let probes = match mechanism {
-            Mechanism::Links => TableProbes::Links(Programs::new(&object, ebpf.maps(), verbose)?),
+            Mechanism::Links => TableProbes::Links(Programs::new(&object, ebpf.maps())?),
             Mechanism::Kprobes => TableProbes::Kprobes(Kprobes::new(&mut ebpf, settings.arguments)?),
         };
         let readings = Readings::new(&mut ebpf)?;

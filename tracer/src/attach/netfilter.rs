@@ -17,6 +17,7 @@ use tracer_common::settings::{patch, role};
 use super::{
     syscall::{bpf, call},
     text::{As, MOVE_IMMEDIATE, Object, Text, map_descriptor, set},
+    verifier,
 };
 
 /// `BPF_PROG_TYPE_NETFILTER` and `BPF_NETFILTER` (enum bpf_attach_type), include/uapi/linux/bpf.h, 6.4.
@@ -61,7 +62,6 @@ pub struct Programs {
     /// Kept open: the program array holds it only as long as somebody does.
     _judge: OwnedFd,
     loaded: HashMap<(i32, u32), OwnedFd>,
-    verbose: bool,
 }
 
 impl Programs {
@@ -69,17 +69,13 @@ impl Programs {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn new<'a>(
-        object: &[u8],
-        maps: impl Iterator<Item = (&'a str, &'a Map)>,
-        verbose: bool,
-    ) -> Result<Self> {
+    pub fn new<'a>(object: &[u8], maps: impl Iterator<Item = (&'a str, &'a Map)>) -> Result<Self> {
         let maps = maps
             .map(|(name, map)| Ok((name.to_owned(), map_descriptor(map)?)))
             .collect::<Result<Vec<_>>>()?;
         let object = Object::open(object, &maps)?;
         let judge = object.text(JUDGE)?;
-        let judge = load(&judge, &judge.instructions, object.types.as_ref(), verbose)?;
+        let judge = load(&judge, &judge.instructions, object.types.as_ref())?;
         let (_, array) = maps
             .iter()
             .find(|(name, _)| name == JUDGE_MAP)
@@ -91,7 +87,6 @@ impl Programs {
             types: object.types,
             _judge: judge,
             loaded: HashMap::new(),
-            verbose,
         })
     }
 
@@ -118,7 +113,7 @@ impl Programs {
         if role != role::FOLLOW {
             set(&mut instructions, patch::ROLE, role.cast_signed())?;
         }
-        load(text, &instructions, self.types.as_ref(), self.verbose)
+        load(text, &instructions, self.types.as_ref())
     }
 }
 
@@ -156,16 +151,16 @@ fn plain(code: u8, imm: i32) -> bpf_insn {
     bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(0, 0), off: 0, imm }
 }
 
-/// Loads a program; on refusal says what the verifier said, its last line unless `verbose`.
-fn load(text: &Text, instructions: &[bpf_insn], types: Option<&OwnedFd>, verbose: bool) -> Result<OwnedFd> {
+/// Loads a program; on refusal says in one line why, and what the verifier said in those behind it.
+fn load(text: &Text, instructions: &[bpf_insn], types: Option<&OwnedFd>) -> Result<OwnedFd> {
     // A log costs time and is only of use when the load fails.
     let first = match text.submit(instructions, NETFILTER, types, &mut []) {
         Ok(program) => return Ok(program),
         Err(error) => error,
     };
     let (again, said) = text.log(instructions, NETFILTER, types).unwrap_or((first, String::new()));
-    let said = if verbose { said.as_str() } else { said.lines().last().unwrap_or_default() };
-    Err(anyhow!(again).context(format!("program {} was refused (BPF_PROG_LOAD): {said}", text.name)))
+    let reason = verifier::reason(&said);
+    Err(anyhow!("program {} was refused (BPF_PROG_LOAD): {again}: {reason}\n{said}", text.name))
 }
 
 /// Puts a program into the first place of a program array.

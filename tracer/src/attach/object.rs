@@ -9,6 +9,7 @@ use aya::{
 };
 use tracer_common::settings::{SNAPSHOT_PER_CPU, Settings, patch};
 
+use super::verifier::refusal;
 use crate::kernel::KernelTypes;
 
 /// The object file, inside the binary.
@@ -115,7 +116,7 @@ pub fn attach_tracepoint(ebpf: &mut Ebpf, program: &str, tracepoint: &str) -> Re
         .with_context(|| format!("kernel object: no program {program}"))?
         .try_into()?;
     if program.fd().is_err() {
-        program.load().with_context(|| format!("program for tracepoint {tracepoint} was refused"))?;
+        program.load().map_err(|error| refusal(&format!("program for tracepoint {tracepoint}"), error))?;
     }
     program.attach(tracepoint).with_context(|| format!("tracepoint {tracepoint} is not there"))?;
     Ok(())

@@ -16,6 +16,7 @@ use tracer_common::kprobe::Evaluation;
 
 use super::{Kernel, kprobe, missed};
 use crate::{
+    error::one_line,
     kernel::{KernelTypes, Symbols, arguments},
     rules::{index::TableIndex, probes::Watch},
 };
@@ -60,7 +61,7 @@ impl RuleProbes {
             match self.attach(ebpf, watched, types, symbols) {
                 Ok(true) => drop(self.attached.insert(watched)),
                 Ok(false) => drop(nameless.insert(watched.1)),
-                Err(error) => drop(self.refused.insert(watched, format!("{error:#}"))),
+                Err(error) => drop(self.refused.insert(watched, one_line(&format!("{error:#}")))),
             }
         }
         for table in tables {

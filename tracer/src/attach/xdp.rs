@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use aya::{Ebpf, programs::Xdp};
 use aya_obj::generated::bpf_cmd;
 
-use super::{Kernel, syscall::bpf};
+use super::{Kernel, syscall::bpf, verifier::refusal};
 
 const PROGRAM: &str = "xdp_in";
 /// `BPF_XDP` (enum bpf_attach_type, include/uapi/linux/bpf.h).
@@ -35,7 +35,7 @@ impl Observer {
             .program_mut(PROGRAM)
             .with_context(|| format!("kernel object: no program {PROGRAM}"))?
             .try_into()?;
-        program.load().with_context(|| format!("program {PROGRAM} was refused"))?;
+        program.load().map_err(|error| refusal(&format!("program {PROGRAM}"), error))?;
         Ok(Self { program: program.fd()?.as_fd().try_clone_to_owned()?, links: BTreeMap::new() })
     }
 

@@ -38,6 +38,12 @@ impl Command {
             Err(bad) => Err(Cli::command().error(ErrorKind::ArgumentConflict, bad)),
         }
     }
+
+    /// Whether the kernel's own words are wanted, be they many (`-vv`).
+    #[must_use]
+    pub fn wants_detail(&self) -> bool {
+        matches!(self, Self::Trace(config) if config.kernel_log)
+    }
 }
 
 /// A value that is well formed but cannot be meant.

@@ -181,9 +181,18 @@ impl<'a> Case<'a> {
         Some((last, last.judge()?))
     }
 
-    /// No process took it: the kernel's own word, or what remains when an old kernel gives none.
+    /// No process took it: the kernel's own word, or what remains where a kernel before 5.17 gives no reasons.
     pub(super) fn found_no_socket(&self) -> bool {
-        self.is_bad() && self.reason_is(&["NO_SOCKET"])
+        self.is_bad() && (self.reason_is(&["NO_SOCKET"]) || self.answered_by_transport())
+    }
+
+    /// A kernel that gives no reasons dropped it in TCP or UDP, and answered. (`tcp_v4_rcv`, net/ipv4/tcp_ipv4.c, and its like
+    /// answer so where they find no socket; 5.10.)
+    fn answered_by_transport(&self) -> bool {
+        const PLACES: [&str; 4] = ["tcp_v4_rcv", "tcp_v6_rcv", "udp4_lib_rcv", "udp6_lib_rcv"];
+        self.journey.outcome.reason.is_none()
+            && self.journey.outcome.result == OutcomeKind::Rejected
+            && PLACES.into_iter().any(|place| self.location_has(place))
     }
 
     /// Whether a reply may still be waited for. `None`: a reply came, it may have come unseen, or nothing is known of the

@@ -89,7 +89,7 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
     kernel.watch_rules();
     let mut tried = Vec::new();
     let placed = kernel.add_namespace(namespace.inode, namespace.path.clone(), &mut View::default());
-    tried.extend(table_probes(&kernel, placed.err().map(|error| format!("{error:#}"))));
+    tried.extend(table_probes(&kernel, placed.err().map(|error| one_line(&format!("{error:#}")))));
     tried.extend(rule_probes(&mut kernel));
     kernel.attach_tracepoints()?;
     let (attached, _) = kernel.attached();
@@ -108,7 +108,9 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
     tried.push(Capability {
         name: "tcx links".to_owned(),
         available: tcx.is_ok(),
-        why: tcx.err().map_or("placed on lo".to_owned(), |why| format!("{why:#}; tracepoints serve instead")),
+        why: tcx.err().map_or("placed on lo".to_owned(), |why| {
+            format!("{}; tracepoints serve instead", one_line(&format!("{why:#}")))
+        }),
         gives: "devices a packet comes in and leaves by, at no cost to other namespaces".to_owned(),
         needed: false,
         used: false,
@@ -118,7 +120,7 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
         name: "fexit on programs".to_owned(),
         available: verdicts.is_ok(),
         why: verdicts.err().map_or("placed on two programs of our own".to_owned(), |why| {
-            format!("{why:#}; others' programs are named where they stand")
+            format!("{}; others' programs are named where they stand", one_line(&format!("{why:#}")))
         }),
         gives: "what XDP and tc programs of others said of a packet".to_owned(),
         needed: false,

@@ -7,7 +7,7 @@ use nix::net::if_::if_nametoindex;
 use crate::{
     attach::Kernel,
     config::{Config, Scope},
-    error::Failure,
+    error::{Failure, one_line},
     kernel::in_netns,
     netns::{self, Namespace, Roots},
     plan::View,
@@ -85,7 +85,7 @@ impl Scoped {
         let mut first = None;
         for namespace in self.present.values() {
             if let Err(error) = kernel.add_namespace(namespace.inode, namespace.path.clone(), view) {
-                problems.push(format!("namespace {} is not traced: {error:#}", namespace.name));
+                problems.push(one_line(&format!("namespace {} is not traced: {error:#}", namespace.name)));
                 failed.push(namespace.inode);
                 first = first.or(Some(error));
             }

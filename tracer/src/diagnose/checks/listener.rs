@@ -117,7 +117,10 @@ impl Check for Nobody {
         evidence.push(match now {
             Some(None) => format!("sockets: no {protocol} socket of this namespace is bound to port {port}"),
             Some(Some(socket)) => format!("{} by now: it began after the packet came", listening(socket)),
-            None => "the kernel's own word: NO_SOCKET (the socket list could not be read)".to_owned(),
+            None if case.reason_is(&["NO_SOCKET"]) => {
+                "the kernel's own word: NO_SOCKET (the socket list could not be read)".to_owned()
+            }
+            None => "a guess: this kernel gives no reasons, and the socket list could not be read".to_owned(),
         });
         let elsewhere = case.surroundings.iter().filter(|known| known.netns != leg.netns).find_map(|known| {
             known.sockets.known().and_then(|sockets| sockets.listeners(protocol, port).next())

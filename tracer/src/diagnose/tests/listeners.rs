@@ -20,6 +20,18 @@ fn nobody_listens() {
 }
 
 #[test]
+fn nobody_listens_on_a_kernel_that_gives_no_reasons() {
+    let mut lab = refused();
+    lab.journey.outcome.reason = None;
+    lab.only("no-listener");
+    let mut by_a_rule = refused();
+    by_a_rule.journey.outcome.reason = None;
+    by_a_rule.journey.outcome.location = Some("nf_hook_slow".to_owned());
+    let findings = by_a_rule.diagnose().findings;
+    assert!(findings.iter().all(|finding| finding.code != "no-listener"), "{findings:?}");
+}
+
+#[test]
 fn somebody_listens_in_another_namespace() {
     let lab = refused();
     let other = Lab::tcp(CLIENT, "10.1.0.1:80").listens(Protocol::TCP, "0.0.0.0:80", "nginx");

@@ -6,7 +6,7 @@ use super::Trace;
 use crate::{
     attach::{Kernel, News, VerdictNews},
     config::{Config, KernelFeature},
-    error::Failure,
+    error::{Failure, one_line},
     model::NoticeLevel,
     plan::{DeviceProbes, device_probes},
 };
@@ -62,7 +62,7 @@ impl Trace<'_> {
         if self.taking_over.is_due(self.started.elapsed())
             && let Err(error) = self.kernel.start_devices(self.taking_over.probes)
         {
-            self.refused(&format!("{error:#}"))?;
+            self.refused(&one_line(&format!("{error:#}")))?;
         }
         for message in self.observed.look(&self.scoped, &mut self.kernel) {
             self.notice(NoticeLevel::Warning, message)?;
