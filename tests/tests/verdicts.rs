@@ -44,6 +44,14 @@ fn skips() -> Result<bool> {
     skips_without("fexit on programs")
 }
 
+/// A router between a client and a server, which know each other's neighbours, and where the server is asked.
+fn warm_lab() -> Result<(Lab, SocketAddr)> {
+    let lab = Lab::new(Topology::Routed)?;
+    let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
+    traffic::ping(lab.netns("client")?, server.ip(), *LONG)?;
+    Ok((lab, server))
+}
+
 fn start(host: &Netns) -> Result<Pathtrace> {
     Pathtrace::start(Some(host), &["--dport", &PORT.to_string(), "--every", "-v"])
 }
@@ -184,10 +192,8 @@ fn programs_are_followed_as_they_come_and_go() -> Result<()> {
     if skips()? {
         return Ok(());
     }
-    let lab = Lab::new(Topology::Routed)?;
+    let (lab, server) = warm_lab()?;
     let (client, host) = (lab.netns("client")?, lab.netns("host")?);
-    let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
-    traffic::ping(client, server.ip(), *LONG)?;
     let trace = start(host)?;
     let says = Says::OfUdp { port: PORT, verdict: XDP_DROP };
     let theirs = Foreign::attach_described(host, "eth0", At::Xdp, says, "comes_late")?;
@@ -211,10 +217,8 @@ fn a_program_without_description_is_named_and_said_to_be_unseen() -> Result<()> 
     if skips()? {
         return Ok(());
     }
-    let lab = Lab::new(Topology::Routed)?;
+    let (lab, server) = warm_lab()?;
     let (client, host) = (lab.netns("client")?, lab.netns("host")?);
-    let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
-    traffic::ping(client, server.ip(), *LONG)?;
     let _theirs = Foreign::attach(host, "eth0", At::Xdp, Says::Pass, "bare")?;
     let trace = start(host)?;
     wait_for_program(&trace, "bare")?;
@@ -245,10 +249,8 @@ fn a_packet_that_tc_keeps_ends_there() -> Result<()> {
     if skips()? {
         return Ok(());
     }
-    let lab = Lab::new(Topology::Routed)?;
+    let (lab, server) = warm_lab()?;
     let (client, host) = (lab.netns("client")?, lab.netns("host")?);
-    let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
-    traffic::ping(client, server.ip(), *LONG)?;
     host.exec("tc qdisc add dev eth0 clsact")?;
     let says = Says::OfUdp { port: PORT, verdict: TC_STOLEN };
     let theirs = Foreign::attach_described(host, "eth0", At::FilterIngress, says, "thief")?;
@@ -276,10 +278,8 @@ fn they_are_seen_too_once_tcx_watches_the_devices() -> Result<()> {
         (At::TcxIngress, TC_SHOT, "TC_ACT_SHOT", "dropped"),
         (At::TcxEgress, TC_SHOT, "TC_ACT_SHOT", "dropped"),
     ] {
-        let lab = Lab::new(Topology::Routed)?;
+        let (lab, server) = warm_lab()?;
         let (client, host) = (lab.netns("client")?, lab.netns("host")?);
-        let server = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
-        traffic::ping(client, server.ip(), *LONG)?;
         let trace = start(host)?;
         trace.wait_for_devices()?;
         let device = if at == At::TcxEgress { "eth1" } else { "eth0" };

@@ -65,7 +65,7 @@ pub(crate) fn in_emulation() -> Result<()> {
     build::command(true)?;
     let own = std::env::current_exe().context("find this program")?;
     let built = std::env::current_dir().context("find the current folder")?.join("target/release/pathtrace");
-    let word = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let word = |path: &Path| vm::quoted(&path.display().to_string());
     vm::by_instructions(&format!("PATHTRACE_BIN={} {} bench --emulated", word(&built), word(&own)))
 }
 

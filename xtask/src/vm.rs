@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::machine::quoted;
 use self::{
     compare::Comparison,
     groups::{Binaries, Choice, Group},

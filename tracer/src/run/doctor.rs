@@ -104,28 +104,22 @@ fn probe(namespace: &netns::Namespace) -> Result<(Kernel, Vec<Capability>), Fail
             used: true,
         });
     }
-    let tcx = kernel.try_tcx(&namespace.path);
-    tried.push(Capability {
-        name: "tcx links".to_owned(),
-        available: tcx.is_ok(),
-        why: tcx.err().map_or("placed on lo".to_owned(), |why| {
-            format!("{}; tracepoints serve instead", one_line(&format!("{why:#}")))
-        }),
-        gives: "devices a packet comes in and leaves by, at no cost to other namespaces".to_owned(),
-        needed: false,
+    let tcx = Extra {
+        name: "tcx links",
+        placed: "placed on lo",
+        otherwise: "tracepoints serve instead",
+        gives: "devices a packet comes in and leaves by, at no cost to other namespaces",
         used: false,
-    });
-    let verdicts = kernel.try_verdicts();
-    tried.push(Capability {
-        name: "fexit on programs".to_owned(),
-        available: verdicts.is_ok(),
-        why: verdicts.err().map_or("placed on two programs of our own".to_owned(), |why| {
-            format!("{}; others' programs are named where they stand", one_line(&format!("{why:#}")))
-        }),
-        gives: "what XDP and tc programs of others said of a packet".to_owned(),
-        needed: false,
+    };
+    tried.push(tcx.tried(kernel.try_tcx(&namespace.path)));
+    let verdicts = Extra {
+        name: "fexit on programs",
+        placed: "placed on two programs of our own",
+        otherwise: "others' programs are named where they stand",
+        gives: "what XDP and tc programs of others said of a packet",
         used: false,
-    });
+    };
+    tried.push(verdicts.tried(kernel.try_verdicts()));
     tried.extend(absent.into_iter().map(|member| Capability {
         name: member,
         available: false,
@@ -178,18 +172,37 @@ fn table_probes(kernel: &Kernel, refused: Option<String>) -> Vec<Capability> {
 
 /// What tells of rules without counters; nothing to say while nf_tables is not loaded.
 fn rule_probes(kernel: &mut Kernel) -> Option<Capability> {
-    let tried = kernel.try_rule_probes()?;
-    Some(Capability {
-        name: "rule probes".to_owned(),
-        available: tried.is_ok(),
-        why: tried.err().map_or_else(
-            || "kprobes at the functions that evaluate nft rules".to_owned(),
-            |why| format!("{why:#}; counters of other rules and the packet's fate tell what they can"),
-        ),
-        gives: "which nft rules without counters matched".to_owned(),
-        needed: false,
+    let probes = Extra {
+        name: "rule probes",
+        placed: "kprobes at the functions that evaluate nft rules",
+        otherwise: "counters of other rules and the packet's fate tell what they can",
+        gives: "which nft rules without counters matched",
         used: true,
-    })
+    };
+    kernel.try_rule_probes().map(|tried| probes.tried(tried))
+}
+
+/// What a trace can do without.
+struct Extra {
+    name: &'static str,
+    placed: &'static str,
+    /// What there is where it was refused.
+    otherwise: &'static str,
+    gives: &'static str,
+    used: bool,
+}
+
+impl Extra {
+    /// In one line, whatever the kernel said.
+    fn tried(self, result: anyhow::Result<()>) -> Capability {
+        let available = result.is_ok();
+        let why = result.map_or_else(
+            |error| format!("{}; {}", one_line(&format!("{error:#}")), self.otherwise),
+            |()| self.placed.to_owned(),
+        );
+        let (name, gives) = (self.name.to_owned(), self.gives.to_owned());
+        Capability { name, available, why, gives, needed: false, used: self.used }
+    }
 }
 
 fn hooks_of(list: &HookList) -> Vec<HookFunction> {

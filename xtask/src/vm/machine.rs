@@ -79,7 +79,7 @@ impl Job {
 }
 
 /// `text` as one word of the shell.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
