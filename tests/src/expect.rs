@@ -131,8 +131,8 @@ pub fn find<'a>(lines: &'a [Value], pattern: &Value) -> Option<&'a Value> {
     journeys(lines).find(|journey| matches(pattern, journey).is_ok())
 }
 
-/// Explains why no journey fits: those whose packet, direction and namespace do, each with its first difference
-/// and in full; all in one line each where none does.
+/// Explains why no journey fits: those whose packet and direction do, each with its first difference and in full;
+/// then all in one line each.
 #[must_use]
 pub fn explain(lines: &[Value], pattern: &Value) -> String {
     let mut identity = pattern.clone();
@@ -146,11 +146,10 @@ pub fn explain(lines: &[Value], pattern: &Value) -> String {
             format!("{difference}\nin journey {}", pretty(journey))
         })
         .collect();
-    if !close.is_empty() {
-        return close.join("\n\n");
-    }
+    let close =
+        if close.is_empty() { format!("no journey of such a packet ({identity})") } else { close.join("\n\n") };
     let all: Vec<String> = journeys(lines).map(one_line).collect();
-    format!("no journey of such a packet ({identity}); there are {}:\n{}", all.len(), all.join("\n"))
+    format!("{close}\nall {} journeys:\n{}", all.len(), all.join("\n"))
 }
 
 /// A journey in full, one stage a line.
