@@ -146,8 +146,11 @@ pub fn explain(lines: &[Value], pattern: &Value) -> String {
             format!("{difference}\nin journey {}", pretty(journey))
         })
         .collect();
-    let close =
-        if close.is_empty() { format!("no journey of such a packet ({identity})") } else { close.join("\n\n") };
+    let close = if close.is_empty() {
+        format!("no journey of such a packet ({identity})")
+    } else {
+        close.join("\n\n")
+    };
     let all: Vec<String> = journeys(lines).map(one_line).collect();
     format!("{close}\nall {} journeys:\n{}", all.len(), all.join("\n"))
 }

@@ -9,6 +9,7 @@ use aya_ebpf::{
 use tracer_common::{counters::Counter, tuple::Tuple};
 
 use crate::{
+    conntrack,
     glance::{IP, IP6},
     headers::{self, Headers, PROTOCOL_SHIFT, network_header},
     maps::{
@@ -125,7 +126,7 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
 /// Whether the `sk_buff` that was followed as `track`, its headers read into `headers`, is still that packet. The stack
 /// frees some packets without a word (`__kfree_skb`: an acknowledgement that TCP has taken), and the address may serve any
 /// other by now, of netlink for instance. A packet in a tunnel has the headers of another protocol before its own; of two
-/// that carry no others, one is not the other's.
+/// that carry no others, one is not the other's. Conntrack may change the numbers of a TCP segment (`nf_ct_seq_adjust`).
 #[inline(never)]
 pub(crate) fn is_same(skb: u64, track: &Track, headers: &Headers) -> bool {
     if headers.identity == track.identity {
@@ -134,7 +135,12 @@ pub(crate) fn is_same(skb: u64, track: &Track, headers: &Headers) -> bool {
     let protocol: u16 = member!(Reader::new(), skb, skb_protocol);
     let is_ip = protocol == IP || protocol == IP6;
     let (now, then) = (headers.tuple.protocol, (track.identity >> PROTOCOL_SHIFT) as u8);
-    is_ip && now != then && (carries(now) || carries(then))
+    if now == then {
+        return is_ip
+            && track.conntrack != 0
+            && conntrack::of(&mut Reader::new(), skb).address == track.conntrack;
+    }
+    is_ip && (carries(now) || carries(then))
 }
 
 /// Whether a protocol can carry whole packets: IPIP, UDP (VXLAN, ESP in UDP), IPv6 in IP, GRE, ESP, AH, IPComp, L2TP, MPLS in IP

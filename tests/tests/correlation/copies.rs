@@ -120,7 +120,7 @@ impl Drop for Tcpdump {
 
 /// A packet socket for IPv4 that is bound to a device, as DHCP clients have: it gets the packet itself, and IP a
 /// copy (`__netif_receive_skb_core`).
-fn packet_socket(device: &str) -> Result<OwnedFd> {
+pub(super) fn packet_socket(device: &str) -> Result<Socket> {
     const ETH_P_IP: u16 = 0x0800;
     let index = nix::net::if_::if_nametoindex(device)?;
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
@@ -133,8 +133,7 @@ fn packet_socket(device: &str) -> Result<OwnedFd> {
     // SAFETY: the address is live and as long as told.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
     ensure!(bound == 0, "bind: {}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor is taken out of its owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(socket)) })
+    Ok(socket)
 }
 
 #[test]

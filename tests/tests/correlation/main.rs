@@ -2,11 +2,12 @@
 
 mod copies;
 mod fragments;
+mod reused;
 
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::AsRawFd,
     process::{Child, Command, Stdio},
     thread,
 };

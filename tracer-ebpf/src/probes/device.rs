@@ -201,6 +201,11 @@ fn sent(skb: u64, track: &mut Track, device: u64, flags: u32) {
     let mut room = MaybeUninit::uninit();
     let headers = Headers::empty(&mut room);
     headers::parse(network_header(&mut reader, skb), headers);
+    // Not all that leaves has passed a probe since its `sk_buff` served a packet that was freed without a word: ARP for one.
+    if flags & SIGHT_COPY == 0 && !follow::is_same(skb, track, headers) {
+        follow::stop(skb);
+        return;
+    }
     let netns = netns_of_device(&mut reader, device).1;
     let place = Place { device_out: device, flags, ..Place::new(Kind::DeviceOut, netns) };
     sight(skb, track, headers, &place);

@@ -1,6 +1,11 @@
 //! What the kernel sent about a packet that it refused.
 
-use super::{Correlator, open::Open};
+use std::collections::HashMap;
+
+use super::{
+    Correlator,
+    open::{Open, Waiting},
+};
 use crate::{
     decode::{SightEvent, SightKind},
     model::{Hook, Protocol, Tuple},
@@ -62,8 +67,13 @@ impl Open {
             && error.time >= self.time
             && self.quotable().contains(&Some(error.about))
         {
-            self.answer = self.answer.or(Some(error.name));
+            self.told_by(error);
         }
+    }
+
+    /// Whether it was seen to end or not: `error` was sent about it.
+    pub(super) fn told_by(&mut self, error: &SentError) {
+        self.answer = self.answer.or(Some(error.name));
     }
 
     /// How an answer may quote it: as it is now, and as it came.
@@ -93,12 +103,53 @@ impl Correlator {
             }
         }
         if let Some(error) = sent {
-            self.errors_on_cpu.insert(cpu, error);
+            self.errors.add(cpu, error);
         }
     }
 }
 
+/// ICMP errors that this host sent, of which it is not known yet which packet they are about.
+#[derive(Default)]
+pub(super) struct SentErrors {
+    /// The last from each CPU.
+    by_cpu: HashMap<u32, SentError>,
+    /// By the packet that they quote.
+    by_quote: HashMap<Tuple, SentError>,
+}
+
+impl SentErrors {
+    /// More than the kernel sends while a packet is waited for (`icmp_msgs_per_sec`, 1,000).
+    const MOST: usize = 8192;
+
+    fn add(&mut self, cpu: u32, error: SentError) {
+        if self.by_quote.len() >= Self::MOST {
+            let since = error.time.saturating_sub(Waiting::Travel.nanoseconds(0));
+            self.by_quote.retain(|_, error| error.time >= since);
+        }
+        if self.by_quote.len() < Self::MOST {
+            self.by_quote.insert(error.about, error);
+        }
+        self.by_cpu.insert(cpu, error);
+    }
+
+    /// The last that was sent from a CPU.
+    pub(super) fn of_cpu(&self, cpu: u32) -> Option<&SentError> {
+        self.by_cpu.get(&cpu)
+    }
+
+    /// One that quotes this packet and was sent since it was seen last. It is about one packet: another that looks the
+    /// same does not get it, too.
+    pub(super) fn take_about(&mut self, open: &Open) -> Option<SentError> {
+        let about = open.quotable().into_iter().flatten();
+        let quote = about
+            .into_iter()
+            .find(|quote| self.by_quote.get(quote).is_some_and(|error| error.time >= open.time))?;
+        self.by_quote.remove(&quote)
+    }
+}
+
 /// An ICMP error that this host sent.
+#[derive(Clone, Copy)]
 pub(super) struct SentError {
     /// The packet it quotes.
     about: Tuple,

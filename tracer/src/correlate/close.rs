@@ -29,6 +29,9 @@ const ICMPV6: &str = "icmpv6_rcv";
 const ICMPV6_HANDLED: [RangeInclusive<u8>; 2] = [1..=4, 128..=137];
 /// What the kernel says where it has not been taught a reason.
 const NO_REASON: &str = "NOT_SPECIFIED";
+/// How drops of netfilter are told, and where kernels without reasons have them (net/netfilter/core.c).
+const BY_NETFILTER: &str = "NETFILTER_DROP";
+const HOOKS: &str = "nf_hook_slow";
 /// TCP FIN flag.
 const FIN: u8 = 0x01;
 /// What is left in a socket's queue when it is closed (`skb_queue_purge_reason`, from 6.6): received, never read.
@@ -71,7 +74,8 @@ impl Open {
         }
         let died_in_gap = self.gap.is_some();
         self.judged(Fate::Dropped, None);
-        if !died_in_gap && self.last_hook() == Some(Hook::Prerouting) {
+        let by_netfilter = is_netfilters(reason.as_deref(), location.as_deref());
+        if !died_in_gap && !by_netfilter && self.last_hook() == Some(Hook::Prerouting) {
             self.not_routed(reason.as_deref());
         }
         let stage = self.last_stage();
@@ -151,7 +155,13 @@ impl Open {
                 }
                 self.judged(Fate::Unknown, None);
                 let stage = self.last_stage();
-                self.end(OutcomeKind::Incomplete, stage);
+                match self.answer {
+                    Some(answer) => {
+                        self.notes.push("its end was not seen, but what was sent about it".to_owned());
+                        self.end(OutcomeKind::Rejected, stage).answer = Some(answer.to_owned());
+                    }
+                    None => drop(self.end(OutcomeKind::Incomplete, stage)),
+                }
             }
         }
     }
@@ -174,6 +184,11 @@ impl Open {
             _ => None,
         }
     }
+}
+
+/// Whether a function at a hook dropped it; where no probe of ours stands behind, one of the kernel's own (conntrack).
+fn is_netfilters(reason: Option<&str>, location: Option<&str>) -> bool {
+    reason == Some(BY_NETFILTER) || location == Some(HOOKS)
 }
 
 /// Whether it was freed together with the queue of a socket.

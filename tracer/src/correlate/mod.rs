@@ -24,7 +24,7 @@ pub use draft::{Draft, DraftStage, DraftTable, Looks, TimedStage};
 pub use names::Names;
 
 use self::{
-    answer::SentError,
+    answer::SentErrors,
     copies::Copies,
     flows::Flows,
     fragments::Datagrams,
@@ -71,8 +71,7 @@ pub struct Correlator {
     loss: Option<(u64, u64)>,
     /// The journey last seen on each CPU: what the kernel sends from there next may be its answer.
     last_on_cpu: HashMap<u32, u64>,
-    /// The ICMP error last sent from each CPU, of which it is not known yet what it is about.
-    errors_on_cpu: HashMap<u32, SentError>,
+    errors: SentErrors,
 }
 
 impl Correlator {
@@ -89,7 +88,7 @@ impl Correlator {
             nested: Nested::default(),
             loss: None,
             last_on_cpu: HashMap::new(),
-            errors_on_cpu: HashMap::new(),
+            errors: SentErrors::default(),
         }
     }
 
@@ -169,7 +168,7 @@ impl Correlator {
         self.put_together(journey, sight);
         let open = self.open.entry(journey).or_default();
         if matches!(sight.kind, SightKind::Drop { .. }) {
-            open.answered_by(self.errors_on_cpu.get(&sight.raw.head.cpu));
+            open.answered_by(self.errors.of_cpu(sight.raw.head.cpu));
         }
         open.see(sight, &self.filter);
         if open.pass(sight, &self.view, &self.names)
@@ -213,6 +212,11 @@ impl Correlator {
         let Some(mut open) = self.open.remove(&journey) else { return };
         if let Some(skb) = open.skb {
             output.forget.push(Forget { skb, journey });
+        }
+        if open.waiting == Waiting::Travel
+            && let Some(error) = self.errors.take_about(&open)
+        {
+            open.told_by(&error);
         }
         let unseen = self.loss.is_some_and(|(from, to)| open.time <= to && open.deadline >= from);
         open.timed_out(unseen);

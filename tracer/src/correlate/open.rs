@@ -32,7 +32,7 @@ pub(super) enum Waiting {
 impl Waiting {
     /// For a packet whose longest way from one sight to the next took `pace` nanoseconds: what usually takes a moment
     /// takes longer on a processor that is taken away meanwhile (an emulated or very busy machine).
-    fn nanoseconds(self, pace: u64) -> u64 {
+    pub(super) fn nanoseconds(self, pace: u64) -> u64 {
         const MILLISECOND: u64 = 1_000_000;
         let usual = match self {
             Self::Travel => return 5_000 * MILLISECOND,

@@ -112,6 +112,20 @@ fn a_drop_after_prerouting_is_routing_s() {
 }
 
 #[test]
+fn what_conntrack_drops_behind_the_tables_of_prerouting_is_not_routing_s() {
+    for (reason, location) in [(NETFILTER_DROP, 0), (NOT_SPECIFIED, IN_NETFILTER)] {
+        let mut trace = Trace::new();
+        let tuple = tcp(CLIENT, INNER);
+        trace.see(1, came_in(tuple));
+        trace.see(1, before(Hook::Prerouting, -99, tuple));
+        trace.see(1, dropped(reason, location, tuple));
+        let draft = trace.only();
+        assert_eq!(draft.outcome.result, OutcomeKind::Dropped);
+        assert_eq!(kinds(draft), ["device"]);
+    }
+}
+
+#[test]
 fn no_table_that_answers_is_unreachable() {
     let mut trace = Trace::new();
     let tuple = tcp(CLIENT, INNER);

@@ -82,3 +82,36 @@ fn the_icmp_error_of_a_timer_on_another_cpu_is_found() {
     trace.see(1, on_cpu(dropped(NETFILTER_DROP, IN_NETFILTER, tuple), 2));
     assert_eq!(trace.only().outcome.answer, None, "sent before the packet came");
 }
+
+#[test]
+fn a_packet_whose_end_is_not_seen_was_rejected_when_an_error_was_sent_about_it() {
+    let tuple = tcp(CLIENT, INNER);
+    let outcome = |about, before_it| {
+        let mut trace = Trace::new();
+        let mut error =
+            before(Hook::Output, -1, Tuple { protocol: 1, ..tcp((PUBLISHED.0, 0), (CLIENT.0, 0)) });
+        (error.raw.icmp_type, error.raw.icmp_code, error.raw.quoted) = (3, 1, about);
+        if before_it {
+            trace.see(2, on_cpu(first(error.clone()), 2));
+        }
+        for journey in [1, 3] {
+            trace.see(journey, on_cpu(came_in(tuple), 1));
+            trace.see(journey, on_cpu(before(Hook::Forward, -1, tuple), 1));
+        }
+        if !before_it {
+            trace.see(2, on_cpu(first(error), 2));
+        }
+        trace.wait(5_001 * MILLISECOND);
+        let closed = trace.output.closed.iter();
+        let mut both = closed.filter(|draft| draft.packet.tuple.source_port == Some(CLIENT.1));
+        [both.next(), both.next()].map(|draft| {
+            let outcome = &draft.expect("both are shown").outcome;
+            (outcome.result, outcome.answer.clone())
+        })
+    };
+    let rejected = (OutcomeKind::Rejected, Some("icmp-host-unreachable".to_owned()));
+    let incomplete = (OutcomeKind::Incomplete, None);
+    assert_eq!(outcome(tuple, false), [rejected, incomplete.clone()], "one error is about one packet");
+    assert_eq!(outcome(tuple, true), [incomplete.clone(), incomplete.clone()], "it was sent before");
+    assert_eq!(outcome(tcp(CLIENT, PUBLISHED), false), [incomplete.clone(), incomplete], "about another");
+}

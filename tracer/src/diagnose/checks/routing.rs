@@ -283,7 +283,7 @@ impl Check for NeighbourUnreachable {
             && ["neigh_invalidate", "arp_error_report", "ndisc_error_report"]
                 .iter()
                 .any(|f| case.location_has(f));
-        if !certain && !by_place {
+        if !certain && !by_place && !told_unreachable(case, &leg) {
             return Answer::No;
         }
         let (device, next) = next_hop(case, &leg);
@@ -318,6 +318,15 @@ impl Check for NeighbourUnreachable {
         };
         Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
+}
+
+/// The end was not seen, only that this machine told the sender that the next machine cannot be reached: with a route, and
+/// no table that refused it, that is said for want of the neighbour (`ipv4_link_failure`, `ndisc_error_report`).
+fn told_unreachable(case: &Case<'_>, leg: &Leg<'_>) -> bool {
+    let outcome = &case.journey.outcome;
+    let told = matches!(outcome.answer.as_deref(), Some("icmp-host-unreachable" | "icmp6-addr-unreachable"));
+    let has_route = leg.routes().next_back().is_some_and(|route| route.device.is_some());
+    told && has_route && outcome.reason.is_none() && outcome.location.is_none()
 }
 
 fn next_hop<'a>(case: &Case<'a>, leg: &Leg<'a>) -> (Option<&'a str>, std::net::IpAddr) {

@@ -178,3 +178,21 @@ fn a_dead_next_hop() {
         "{summary}"
     );
 }
+
+#[test]
+fn a_neighbour_that_is_silent_is_told_by_the_answer_where_the_end_was_not_seen() {
+    let told = |way: Lab, answer: &str| {
+        way.edit(|lab| {
+            lab.journey.outcome =
+                Outcome { answer: Some(answer.to_owned()), ..outcome(OutcomeKind::Rejected) };
+        })
+    };
+    let way = || Lab::tcp("10.1.0.2:4000", "10.2.0.77:80").comes_in("c0");
+    let routed = || way().routed(254, "br0", "unicast").accepted(Hook::Forward);
+    told(routed(), "icmp-host-unreachable").only("neighbour-unreachable");
+    let others = [told(routed(), "icmp-net-unreachable"), told(way(), "icmp-host-unreachable")];
+    for lab in others {
+        let codes: Vec<_> = lab.diagnose().findings.iter().map(|finding| finding.code).collect();
+        assert!(!codes.contains(&"neighbour-unreachable"), "{codes:?}");
+    }
+}

@@ -1,0 +1,63 @@
+//! Memory of packets that serves others.
+
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use super::*;
+
+const ROUNDS: usize = 40;
+
+/// An ARP frame for everybody, about nothing.
+const ARP: [u8; 42] = {
+    let mut frame = [0; 42];
+    let mut at = 0;
+    while at < 6 {
+        frame[at] = 0xff;
+        at += 1;
+    }
+    (frame[12], frame[13]) = (0x08, 0x06);
+    frame
+};
+
+/// Opens and closes a connection on loopback, sending frames in between that are no IP: the kernel frees
+/// acknowledgements without a word, and what is sent next from this CPU gets their memory.
+fn connect_amid(frames: &Socket) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))?;
+    let send = || (0..5).try_for_each(|_| frames.send(&ARP).map(drop));
+    let mut here = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))?;
+    let (mut there, _) = listener.accept()?;
+    send()?;
+    here.write_all(b"hello")?;
+    there.read_exact(&mut [0; 5])?;
+    send()?;
+    drop((here, there));
+    Ok(send()?)
+}
+
+#[test]
+fn what_leaves_in_memory_that_was_another_packets_is_not_that_packet() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let host = lab.netns("host")?;
+    let trace = Pathtrace::start(Some(host), &["--every", "--port", &PORT.to_string()])?;
+    host.run(|| -> Result<()> {
+        let mut one = CpuSet::new();
+        one.set(0)?;
+        sched_setaffinity(Pid::from_raw(0), &one)?;
+        let frames = copies::packet_socket("eth1")?;
+        (0..ROUNDS).try_for_each(|_| connect_amid(&frames))
+    })?;
+    let closing = json!({"packet": {"tcp_flags": "AF"}});
+    let report = stop_after(trace, &closing, ROUNDS * 2)?;
+    let elsewhere = json!({"stages": [{"kind": "device", "device": "eth1"}]});
+    if let [wrong, ..] = fitting(&report.lines, &elsewhere).as_slice() {
+        panic!("a packet of loopback left by eth1:\n{}", expect::pretty(wrong));
+    }
+    let acknowledgements = fitting(&report.lines, &json!({"packet": {"tcp_flags": "A"}}));
+    assert!(acknowledgements.len() >= ROUNDS, "one of each connection's beginning at least");
+    for journey in acknowledgements {
+        fits(journey, &json!({"outcome": {"result": "delivered"}}));
+    }
+    Ok(())
+}
