@@ -19,15 +19,15 @@ use std::{
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-pub(crate) use self::machine::quoted;
 use self::{
     compare::Comparison,
     groups::{Binaries, Choice, Group},
     kernels::{Kernel, Release},
     machine::Job,
     page::Results,
-    table::{Counts, Field, Tally},
+    table::{Field, Tally},
 };
+pub(crate) use self::{machine::quoted, table::Counts};
 use crate::{build, shell::say};
 
 /// How long one command may take, in seconds; emulation is about ten times slower than the machine.
@@ -53,7 +53,7 @@ pub(crate) struct Options {
     group: Vec<Group>,
     #[command(flatten)]
     choice: Choice,
-    /// 6.1 and 6.12, doctor and a few scenarios. A machine that cannot fetch kernels or emulate skips it and says why
+    /// What `cargo xtask test` ends with: 6.1 and 6.12, doctor and a few scenarios. A machine that cannot fetch kernels or emulate skips it and says why
     #[arg(long, conflicts_with_all = ["kernel", "group", "only", "all_scenarios", "page", "command"])]
     quick: bool,
     /// Write docs/compatibility.md from this run and those before; `--group doctor` gives the kernels' features
@@ -111,7 +111,7 @@ pub(crate) fn vm_test(options: &Options) -> Result<()> {
 ///
 /// # Errors
 /// When something is wrong here. A failed test is counted; a machine that cannot fetch kernels or emulate is one skip.
-fn quick() -> Result<Counts> {
+pub(crate) fn quick() -> Result<Counts> {
     let kernels = match prepare(&QUICK_KERNELS) {
         Ok(kernels) => kernels,
         Err(error) if error.is::<Unavailable>() => {

@@ -198,7 +198,9 @@ fn emulator(kernel: &Kernel, clock: Clock, room: &Room, initramfs: &Path) -> Com
     match clock {
         Clock::Real => {
             let processors = kernel.release.processors().to_string();
-            qemu.args(["-accel", "tcg,thread=multi", "-smp", &processors]);
+            // One thread for all processors: with one for each, a processor may run instructions that another has just replaced,
+            // and Linux, which patches its text whenever a tracepoint or tcx comes into use, dies of it (seen with 6.12 and 7.2).
+            qemu.args(["-accel", "tcg,thread=single", "-smp", &processors]);
         }
         Clock::Instructions => {
             qemu.args(["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"]);
