@@ -8,6 +8,7 @@ use std::{
     os::unix::{fs::symlink, net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -27,6 +28,9 @@ use crate::{
 
 /// State of the daemon; in memory on every machine with a /run.
 const ROOM: &str = "/run/pathtrace-docker";
+
+/// How long a docker command may take; reached only by one that hangs.
+static PATIENT: LazyLock<Duration> = LazyLock::new(|| wait::scaled(Duration::from_secs(60)));
 
 /// The name of the image that is made on the spot.
 pub const IMAGE: &str = "box";
@@ -202,8 +206,9 @@ fn answers() -> bool {
 /// # Errors
 /// When it fails; tells its complaint.
 pub fn docker(words: &str) -> Result<String> {
-    let mut command = Command::new("docker");
-    Ok(checked(command.args(words.split_whitespace()))?.trim().to_owned())
+    let mut command = Command::new("timeout");
+    let limit = PATIENT.as_secs().to_string();
+    Ok(checked(command.args([&limit, "docker"]).args(words.split_whitespace()))?.trim().to_owned())
 }
 
 /// The IPv4 address of a container, in its only network.

@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tests::{
     docker::{self, DockerHost, IMAGE, docker},
@@ -109,7 +109,14 @@ fn expect_isolation(host: &DockerHost) -> Result<()> {
         ))?;
     }
     docker(&format!("run -d --name peer --network blue {IMAGE} sleep 3600"))?;
-    docker("exec peer wget -q -O /dev/null http://app-alias/")?;
+    progress("a name of Docker's own");
+    let mut said = None;
+    let answered = wait::until("the container to answer by its alias", || {
+        said = docker("exec peer wget -q -T 20 -O /dev/null http://app-alias/").err();
+        said.is_none()
+    });
+    answered.with_context(|| format!("{said:?}"))?;
+    progress("from one network to the other, traced");
     let (app, store) = (text(docker::address_of("app")?), text(docker::address_of("store")?));
     let green = docker::bridge_of("green")?;
     let trace = Pathtrace::start(None, &["--host", &store])?;

@@ -116,6 +116,7 @@ fn who_dropped_it_is_a_stage_and_a_finding() -> Result<()> {
         traffic::ping(client, server, *LONG)?;
         let says = Says::OfUdp { port: PORT, verdict };
         let theirs = Foreign::attach_described(host, device, at, says, name)?;
+        let id = theirs.id()?;
         let trace = start(host)?;
         wait_for_program(&trace, name)?;
         send(client, SocketAddr::new(server, PORT), SHORT)?;
@@ -125,11 +126,11 @@ fn who_dropped_it_is_a_stage_and_a_finding() -> Result<()> {
                 "packet": {"protocol": "udp", "destination_port": PORT},
                 "stages": [
                     {"kind": "device", "device": "eth0", "direction": "in"},
-                    stage(at, theirs.id()?, name, word)
+                    stage(at, id, name, word)
                 ],
                 "outcome": {"result": "dropped", "reason": "any"},
-                "findings": [{"code": "dropped-by-program", "summary": format!("~{name} (program "),
-                              "fix": format!("~bpftool prog show id {}", theirs.id()?)}]
+                "findings": [{"code": "dropped-by-program", "summary": format!("~{name} (id {id}) dropped udp "),
+                              "fix": format!("~bpftool prog show id {id}")}]
             }),
         )?;
         let last = journey["stages"].as_array().map_or(0, Vec::len) - 1;
