@@ -137,7 +137,8 @@ fn told(lines: &[Value]) -> Vec<Value> {
 fn opens(journey: &Value) -> bool {
     let packet = &journey["packet"];
     match packet["tcp_flags"].as_str() {
-        Some(flags) => flags.contains('S') || flags.contains('R'),
+        // A reset that acknowledges nothing answers what came too late for its socket.
+        Some(flags) => flags.contains('S') || (flags.contains('R') && flags.contains('A')),
         None => {
             packet["protocol"] != "icmp6"
                 || packet["icmp_type"].as_u64().is_none_or(|t| !UNASKED.contains(&t))
@@ -197,6 +198,7 @@ mod tests {
             journey(9, 40001, "S", "established"),
             journey(7, 40000, "S", "new"),
             journey(8, 40000, "A", "new"),
+            journey(10, 40000, "R", "established"),
             json!({"type": "notice"}),
         ];
         let expected = json!([{"packet": {"source_port": "chosen", "tcp_flags": "S"},
