@@ -123,7 +123,9 @@ pub(crate) fn quick() -> Result<Counts> {
     build::command(true)?;
     let choice = Choice::of(&QUICK_SCENARIOS);
     let groups = [Group::Doctor, Group::Scenarios];
-    let fields = fields(&kernels, &groups, &choice, Some(QUICK_DEADLINE), &mut Results::load())?;
+    let limit = Some(QUICK_DEADLINE);
+    let round = Round { kernels: &kernels, groups: &groups, choice: &choice, limit, compares: false };
+    let fields = round.run(&mut Results::load())?;
     println!("{}", table::show(&fields));
     Ok(table::counts(&fields))
 }
@@ -175,7 +177,8 @@ fn test(kernels: &[Kernel], options: &Options) -> Result<()> {
     let groups = if options.group.is_empty() { Group::ALL.to_vec() } else { options.group.clone() };
     let mut results = Results::load();
     build::command(true)?;
-    let fields = fields(kernels, &groups, &options.choice, None, &mut results)?;
+    let round = Round { kernels, groups: &groups, choice: &options.choice, limit: None, compares: true };
+    let fields = round.run(&mut results)?;
     println!("{}", table::show(&fields));
     if options.page {
         results.write_page()?;
@@ -183,44 +186,54 @@ fn test(kernels: &[Kernel], options: &Options) -> Result<()> {
     if fields.iter().all(Field::good) { Ok(()) } else { bail!(FAILED) }
 }
 
-/// Runs each group on each kernel; none longer than `limit` seconds, where there is one.
-fn fields(
-    kernels: &[Kernel],
-    groups: &[Group],
-    choice: &Choice,
+/// What runs where.
+struct Round<'a> {
+    kernels: &'a [Kernel],
+    groups: &'a [Group],
+    choice: &'a Choice,
+    /// No group takes longer, in seconds.
     limit: Option<u64>,
-    results: &mut Results,
-) -> Result<Vec<Field>> {
-    let binaries = Binaries::build(groups)?;
-    let traces = groups.contains(&Group::Scenarios);
-    let mut comparison = traces.then(|| Comparison::begin(&binaries, choice)).transpose()?;
-    let mut fields = Vec::new();
-    for kernel in kernels {
-        for group in groups {
-            let deadline = limit.map_or(group.deadline(), |limit| limit.min(group.deadline()));
-            let job = binaries.job(*group, kernel.release, choice, deadline)?;
-            let place = format!("{} {}", kernel.release, group.name());
-            say(&format!("{place}: at most {} minutes", deadline / 60));
-            let (started, mut tally) = (Instant::now(), Tally::default());
-            let ended = machine::run(kernel, &job, &mut |line| {
-                tally.add(line);
-                println!("{place}: {line}");
-            })?;
-            say(&format!("{place}: {ended}"));
-            let took = started.elapsed().as_secs();
-            let mut new = vec![Field { release: kernel.release, group: *group, tally, ended, took }];
-            if *group == Group::Scenarios
-                && let Some(comparison) = &mut comparison
-            {
-                new.extend(comparison.with(kernel.release)?);
-            }
-            for field in new {
-                if choice.whole() {
-                    results.keep(&field, &kernel.version)?;
+    /// Whether what scenarios show is compared between the machines, and with this one.
+    compares: bool,
+}
+
+impl Round<'_> {
+    /// Runs each group on each kernel.
+    fn run(&self, results: &mut Results) -> Result<Vec<Field>> {
+        let binaries = Binaries::build(self.groups)?;
+        let compares = self.compares && self.groups.contains(&Group::Scenarios);
+        let mut comparison = compares.then(|| Comparison::begin(&binaries, self.choice)).transpose()?;
+        let mut fields = Vec::new();
+        for kernel in self.kernels {
+            for group in self.groups {
+                let mut new = vec![self.field(&binaries, kernel, *group)?];
+                if *group == Group::Scenarios
+                    && let Some(comparison) = &mut comparison
+                {
+                    new.extend(comparison.with(kernel.release)?);
                 }
-                fields.push(field);
+                for field in new {
+                    if self.choice.whole() {
+                        results.keep(&field, &kernel.version)?;
+                    }
+                    fields.push(field);
+                }
             }
         }
+        Ok(fields)
     }
-    Ok(fields)
+
+    fn field(&self, binaries: &Binaries, kernel: &Kernel, group: Group) -> Result<Field> {
+        let deadline = self.limit.map_or(group.deadline(), |limit| limit.min(group.deadline()));
+        let job = binaries.job(group, kernel.release, self.choice, deadline)?;
+        let place = format!("{} {}", kernel.release, group.name());
+        say(&format!("{place}: at most {} minutes", deadline / 60));
+        let (started, mut tally) = (Instant::now(), Tally::default());
+        let ended = machine::run(kernel, &job, &mut |line| {
+            tally.add(line);
+            println!("{place}: {line}");
+        })?;
+        say(&format!("{place}: {ended}"));
+        Ok(Field { release: kernel.release, group, tally, ended, took: started.elapsed().as_secs() })
+    }
 }
