@@ -261,7 +261,7 @@ fn search_path() -> Result<std::ffi::OsString> {
 fn make_image() -> Result<()> {
     sh(&format!(
         "set -e; cd {ROOM}; mkdir -p image/bin image/www; cp \"$(command -v busybox)\" image/bin/busybox; \
-         for name in sh httpd ping wget sleep; do ln -sf busybox image/bin/$name; done; \
+         for name in sh httpd nslookup ping wget sleep; do ln -sf busybox image/bin/$name; done; \
          echo hello > image/www/index.html; tar -C image -c . | docker import - {IMAGE}"
     ))
     .map(drop)

@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tests::{
     docker::{self, DockerHost, IMAGE, docker},
@@ -110,14 +110,13 @@ fn expect_isolation(host: &DockerHost) -> Result<()> {
     }
     docker(&format!("run -d --name peer --network blue {IMAGE} sleep 3600"))?;
     progress("a name of Docker's own");
-    let mut said = None;
-    let answered = wait::until("the container to answer by its alias", || {
-        said = docker("exec peer wget -q -T 20 -O /dev/null http://app-alias/").err();
-        said.is_none()
-    });
-    answered.with_context(|| format!("{said:?}"))?;
+    // Its nslookup asks the server itself; resolving by libc, a static busybox needs libraries that the image has not.
+    let app = text(docker::address_of("app")?);
+    let said = docker("exec peer nslookup -type=a app-alias 127.0.0.11")?;
+    ensure!(said.contains(&app), "the alias is not {app}:\n{said}");
+    docker(&format!("exec peer wget -q -T 60 -O /dev/null http://{app}/"))?;
     progress("from one network to the other, traced");
-    let (app, store) = (text(docker::address_of("app")?), text(docker::address_of("store")?));
+    let store = text(docker::address_of("store")?);
     let green = docker::bridge_of("green")?;
     let trace = Pathtrace::start(None, &["--host", &store])?;
     let reached = docker(&format!("exec app wget -q -T 1 -O /dev/null http://{store}/"));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::IpAddr, os::unix::fs::MetadataExt, pat
 
 use crate::model::Protocol;
 
-use super::{Roots, docker};
+use super::{Roots, docker::Container};
 
 /// Names by namespace and by address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,11 +16,8 @@ pub struct Containers {
 }
 
 impl Containers {
-    /// Names from `/run/netns`, from the cgroups of processes outside this process's namespace, and from Docker
-    /// if its socket answers at once.
-    #[must_use]
-    pub fn read(roots: &Roots) -> Self {
-        let docker = docker::containers(&roots.run.join("docker.sock")).unwrap_or_default();
+    /// Names from `/run/netns`, from the cgroups of processes outside this process's namespace, and from Docker.
+    pub(super) fn read(roots: &Roots, docker: &[Container]) -> Self {
         let own = netns_inode(&roots.proc.join("self/ns/net"));
         let mut by_netns = BTreeMap::new();
         for process in processes(&roots.proc) {
@@ -169,7 +166,7 @@ mod tests {
         }
         fs::create_dir_all(roots.run.join("netns")).unwrap();
         symlink(&plain, roots.run.join("netns/lab")).unwrap();
-        let containers = Containers::read(&roots);
+        let containers = Containers::read(&roots, &[]);
         assert_eq!(containers.of_netns(netns_inode(&contained).unwrap()), Some("docker 0123456789ab"));
         assert_eq!(containers.of_netns(netns_inode(&plain).unwrap()), Some("lab"));
         assert_eq!(containers.of_netns(netns_inode(&own).unwrap()), None);

@@ -1,11 +1,11 @@
-//! Docker's list of running containers, asked over its socket within a short time or not at all.
+//! Docker's list of running containers, asked over its socket; a daemon that does not answer soon is left alone for a while.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::IpAddr,
     os::unix::net::UnixStream,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -13,10 +13,45 @@ use serde::Deserialize;
 
 use crate::model::Protocol;
 
-/// How long one read or write on Docker's socket may take.
-const PATIENCE: Duration = Duration::from_millis(150);
+/// How long one read or write on Docker's socket may take: a busy daemon with many containers needs its time, and what is
+/// told of a packet waits for it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a daemon that took longer is not asked again.
+const REST: Duration = Duration::from_secs(60);
 /// Larger answers are not read; a host with a thousand containers gives about 2 MB.
 const LARGEST_ANSWER: u64 = 16 << 20;
+
+/// What Docker said last.
+#[derive(Debug, Default)]
+pub(super) struct Docker {
+    containers: Vec<Container>,
+    /// Until then the last answer has to do.
+    rests_until: Option<Instant>,
+}
+
+impl Docker {
+    /// The containers that run `now`; those of the last answer where the daemon takes too long, none where there is no daemon.
+    pub(super) fn containers(&mut self, socket: &Path, now: Instant) -> &[Container] {
+        self.ask(socket, now, PATIENCE)
+    }
+
+    fn ask(&mut self, socket: &Path, now: Instant, patience: Duration) -> &[Container] {
+        if self.rests_until.is_none_or(|until| now >= until) {
+            self.rests_until = None;
+            match containers(socket, patience) {
+                Ok(containers) => self.containers = containers,
+                Err(error) if took_too_long(&error) => self.rests_until = Some(now + REST),
+                Err(_) => self.containers.clear(),
+            }
+        }
+        &self.containers
+    }
+}
+
+fn took_too_long(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
+}
 
 /// A running container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,11 +99,11 @@ struct Attachment {
 
 /// # Errors
 /// When there is no such socket, it may not be opened, or it does not answer in time with what Docker answers.
-pub(super) fn containers(socket: &Path) -> Result<Vec<Container>> {
+fn containers(socket: &Path, patience: Duration) -> Result<Vec<Container>> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     // HTTP/1.0 so that the answer is neither chunked nor kept open.
     stream.write_all(b"GET /containers/json HTTP/1.0\r\nHost: docker\r\n\r\n")?;
     let mut answer = String::new();
@@ -128,11 +163,20 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_never_answers_costs_little_time() {
+    fn a_daemon_that_hangs_is_left_alone_for_a_while_and_its_last_answer_stands() {
+        const BRIEF: Duration = Duration::from_millis(20);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("docker.sock");
-        let _listener = UnixListener::bind(&path).unwrap();
-        assert!(containers(&path).is_err());
-        assert!(containers(&dir.path().join("none")).is_err());
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut docker = Docker { containers: parse(BODY).unwrap(), rests_until: None };
+        let asked = Instant::now();
+        assert_eq!(docker.ask(&path, asked, BRIEF).len(), 2);
+        drop(listener.accept().unwrap());
+        // No second question until a minute has passed: nobody is there to answer, and the answer stays.
+        drop(listener);
+        let soon = asked + REST.checked_sub(Duration::from_secs(1)).unwrap();
+        assert_eq!(docker.ask(&path, soon, BRIEF).len(), 2);
+        assert_eq!(docker.ask(&path, asked + REST, BRIEF), []);
+        assert_eq!(Docker::default().ask(&dir.path().join("none"), asked, BRIEF), []);
     }
 }

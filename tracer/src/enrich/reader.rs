@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Containers, NetnsPath, Network, Owners, Reading, Roots, Settings, Sockets, Surroundings, in_netns,
-    rtnetlink,
+    Containers, NetnsPath, Network, Owners, Reading, Roots, Settings, Sockets, Surroundings, docker::Docker,
+    in_netns, rtnetlink,
 };
 
 /// Names of containers change seldom, and need a look at every process.
@@ -19,13 +19,14 @@ const NAMES_KEEP: Duration = Duration::from_secs(5);
 pub struct Reader {
     roots: Roots,
     owners: Owners,
+    docker: Docker,
     names: Option<(Instant, Reading<Arc<Containers>>)>,
 }
 
 impl Reader {
     #[must_use]
     pub fn new(roots: Roots) -> Self {
-        Self { owners: Owners::new(&roots.proc), roots, names: None }
+        Self { owners: Owners::new(&roots.proc), roots, docker: Docker::default(), names: None }
     }
 
     /// The surroundings in a namespace as they are now; `now` tells how old the names of containers are. A namespace that
@@ -47,7 +48,8 @@ impl Reader {
         match &self.names {
             Some((read, names)) if now.saturating_duration_since(*read) <= NAMES_KEEP => names.clone(),
             _ => {
-                let names = Reading::now(Ok(Arc::new(Containers::read(&self.roots))));
+                let docker = self.docker.containers(&self.roots.run.join("docker.sock"), now);
+                let names = Reading::now(Ok(Arc::new(Containers::read(&self.roots, docker))));
                 self.names = Some((now, names.clone()));
                 names
             }
