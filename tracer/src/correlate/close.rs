@@ -76,7 +76,7 @@ impl Open {
         self.judged(Fate::Dropped, None);
         let by_netfilter = is_netfilters(reason.as_deref(), location.as_deref());
         if !died_in_gap && !by_netfilter && self.last_hook() == Some(Hook::Prerouting) {
-            self.not_routed(reason.as_deref());
+            self.dropped_at_routing(sight, reason.as_deref(), location.as_deref());
         }
         let stage = self.last_stage();
         let answer = self.answer;
