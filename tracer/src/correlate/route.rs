@@ -17,12 +17,8 @@ const LOCAL: u32 = 255;
 const TYPE_LOCAL: u8 = 2;
 const TYPE_BROADCAST: u8 = 3;
 /// What `ip_forward` and `ip6_forward` answer about a packet that they have a route for.
-const TOO_LARGE_OR_OLD: [&str; 4] = [
-    "icmp-fragmentation-needed",
-    "icmp-time-exceeded",
-    "icmp6-packet-too-big",
-    "icmp6-time-exceeded",
-];
+const TOO_LARGE_OR_OLD: [&str; 4] =
+    ["icmp-fragmentation-needed", "icmp-time-exceeded", "icmp6-packet-too-big", "icmp6-time-exceeded"];
 
 impl Open {
     /// The packet has a route: says which.
