@@ -1,6 +1,6 @@
 //! Anything else that the kernel drops.
 
-use crate::model::{CtState, DeviceDirection, Hook, Protocol, StageKind, TableFamily, Verdict};
+use crate::model::{CtState, DeviceDirection, Hook, Protocol, StageKind, TableFamily, UNANSWERED, Verdict};
 
 use super::{
     Answer, Case, Check,
@@ -49,6 +49,12 @@ impl Check for DroppedByKernel {
             (Some("NETFILTER_DROP"), _) => (
                 "netfilter refused it, and which rule or function did so was not seen".to_owned(),
                 "pathtrace --rules auto  # if rules were off; `pathtrace doctor` lists what judges at each hook",
+            ),
+            _ if is_silent_listener(case) => (
+                "the listening socket took it and answered nothing; most likely its queue of new connections is full: \
+                 the program accepts too slowly, or not at all"
+                    .to_owned(),
+                "ss -ltn  # Recv-Q above Send-Q: full; raise net.core.somaxconn and the program's backlog, or see why it does not accept",
             ),
             _ if queued.is_some() => (
                 format!("{} hands it to a queue, and no program reads that queue", queued.unwrap_or_default()),
@@ -101,6 +107,12 @@ fn queued(case: &Case<'_>) -> Option<String> {
         Some((rule, text)) => format!("rule {} of {} (`{text}`)", rule.position, rule.chain),
         None => format!("table {}", stage.table),
     })
+}
+
+/// A SYN that the kernel calls consumed, so without a reason, and that was not answered.
+fn is_silent_listener(case: &Case<'_>) -> bool {
+    let silent = case.journey.notes.iter().any(|note| note == UNANSWERED);
+    silent && case.protocol() == Protocol::TCP && case.opens() && case.journey.outcome.reason.is_none()
 }
 
 fn is_too_old(case: &Case<'_>) -> bool {

@@ -153,6 +153,21 @@ fn a_queue_that_nobody_reads_is_told() {
 }
 
 #[test]
+fn a_listener_that_answers_nothing_is_most_likely_full() {
+    let mut lab = Lab::tcp(CLIENT, "10.1.0.1:22").comes_in("c0").routed(255, "lo", "local");
+    lab.journey.outcome.result = OutcomeKind::Dropped;
+    lab.journey.outcome.location = Some("tcp_rcv_state_process".to_owned());
+    lab.journey.notes.push(crate::model::UNANSWERED.to_owned());
+    let finding = lab.only("dropped-by-kernel");
+    assert!(
+        finding.summary.contains("most likely its queue of new connections is full"),
+        "{}",
+        finding.summary
+    );
+    assert!(finding.fix.starts_with("ss -ltn"), "{}", finding.fix);
+}
+
+#[test]
 fn a_ttl_that_ran_out_is_not_a_broken_header() {
     let mut lab = Lab::tcp(CLIENT, "10.2.0.2:22").comes_in("c0").dropped("IP_INHDR", "ip_forward");
     assert!(lab.only("dropped-by-kernel").summary.contains("malformed"));
