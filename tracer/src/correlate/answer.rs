@@ -117,13 +117,15 @@ impl Correlator {
     }
 }
 
-/// Whether TCP's answer to this packet, sent while it is in hand, would be seen: the filter takes both directions, and a
-/// probe stands in OUTPUT.
-pub(super) fn would_show(sight: &SightEvent, filter: &Filter, view: &View) -> bool {
-    filter.matches(&sight.raw.tuple.inverse()) && view.watches(sight.raw.netns, sight.family, Hook::Output)
-}
-
 impl Open {
+    /// Whether TCP's answer to this packet, sent while it is in hand, is seen: the filter takes both directions, and a
+    /// probe stands in OUTPUT.
+    pub(super) fn look_whether_echo_shows(&mut self, sight: &SightEvent, filter: &Filter, view: &View) {
+        // TCP takes the device off a packet, so its end does not say in which namespace it was.
+        self.echo_would_show = filter.matches(&sight.raw.tuple.inverse())
+            && view.watches(self.netns, sight.family, Hook::Output);
+    }
+
     /// It is freed now, as consumed: whether it is a SYN that got no answer.
     pub(super) fn ends_unanswered(&mut self) -> bool {
         self.leave_open_gap();

@@ -174,7 +174,7 @@ impl Correlator {
         }
         open.see(sight, &self.filter);
         if matches!(sight.kind, SightKind::Consume { .. }) {
-            open.echo_would_show = answer::would_show(sight, &self.filter, &self.view);
+            open.look_whether_echo_shows(sight, &self.filter, &self.view);
         }
         if open.pass(sight, &self.view, &self.names)
             && let Some(open) = self.open.remove(&journey)

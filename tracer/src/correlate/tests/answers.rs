@@ -135,7 +135,9 @@ fn a_syn_that_nobody_answered_was_not_delivered() {
             answer.raw.tcp_flags = SYN_ACK;
             trace.see(2, first(answer));
         }
-        trace.see(1, consumed(tuple));
+        let mut end = consumed(tuple);
+        end.raw.netns = 0;
+        trace.see(1, end);
         trace.wait(50 * MILLISECOND);
         let draft = trace.output.closed.first().expect("a journey").clone();
         (draft.outcome.result, draft.outcome.location)
