@@ -105,3 +105,29 @@ fn a_packet_that_output_translates_has_the_route_of_its_new_destination() -> Res
     assert_eq!(expect::find(&trace.lines(), &in_local), None);
     Ok(())
 }
+
+/// nft rules of any chain can write addresses, without NAT and its mappings.
+#[test]
+fn an_address_that_a_filter_chain_wrote_shows_before_and_after() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let (client, host) = (lab.netns("client")?, lab.netns("host")?);
+    let (server, nowhere) = (lab.address("server", Family::Ipv4)?, lab.address("nowhere", Family::Ipv4)?);
+    ruleset::nft(
+        host,
+        &format!(
+            "table ip early {{\nchain pre {{\ntype filter hook prerouting priority -150; policy accept;\n\
+             udp dport 552 counter ip daddr set {server}\n}}\n}}\n"
+        ),
+    )?;
+    let trace = Pathtrace::start(Some(host), &["--port", "552"])?;
+    traffic::udp(client, 40_001, SocketAddr::new(nowhere, 552), SHORT)?;
+    assert_sees(
+        &trace,
+        &json!({"packet": {"destination": nowhere.to_string()},
+                "stages": [{"table": "early", "nat": "null",
+                            "before": {"destination": nowhere.to_string()},
+                            "after": {"destination": server.to_string()}},
+                           {"kind": "route", "destination": server.to_string()}],
+                "outcome": {"result": "forwarded"}}),
+    )
+}
