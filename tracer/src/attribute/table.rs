@@ -96,7 +96,9 @@ fn decided(
     let by_rule = nat_kind(index, table.hook, walk);
     // Of several NAT tables in a gap the one whose rule says so did it; without one, the last.
     let mine = changed && (by_rule.is_some() || rest.iter().all(|other| !other.gap.judges[other.judge].nat));
-    let after = if mine { table.after } else { before };
+    // A rule of any table can write addresses (nft `ip daddr set`); of several that share a gap, which one is not known.
+    let alone = !judge.nat && table.gap.judges.len() == 1;
+    let after = if mine || alone { table.after } else { before };
     let exact = judge.reading.is_some() && walk.is_exact();
     let inexact_because = if exact {
         None

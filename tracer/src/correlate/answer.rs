@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use tracer_common::filter::Filter;
+
 use super::{
     Correlator,
     open::{Open, Waiting},
@@ -9,10 +11,14 @@ use super::{
 use crate::{
     decode::{SightEvent, SightKind},
     model::{Hook, Protocol, Tuple},
+    plan::View,
 };
 
 /// TCP RST flag.
 const RESET: u8 = 0x04;
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 /// Names as iptables `--reject-with` spells them; `None` for ICMP messages that refuse nothing (redirects).
 fn icmp_name(kind: u8, code: u8) -> Option<&'static str> {
@@ -92,6 +98,9 @@ impl Correlator {
         let other = self.last_on_cpu.get(&cpu).and_then(|other| self.open.get_mut(other));
         if let Some(other) = other {
             let about = other.quotable();
+            let is_echo = sight.protocol == Protocol::TCP
+                && sight.tuple.is_some_and(|tuple| other.tuple == Some(tuple.inverse()));
+            other.echoed |= is_echo;
             let is_reset = sight.protocol == Protocol::TCP && sight.raw.tcp_flags & RESET != 0;
             if is_reset && sight.tuple.is_some_and(|tuple| about.contains(&Some(tuple.inverse()))) {
                 other.answer = other.answer.or(Some("tcp-reset"));
@@ -105,6 +114,37 @@ impl Correlator {
         if let Some(error) = sent {
             self.errors.add(cpu, error);
         }
+    }
+}
+
+impl Open {
+    /// Whether TCP's answer to this packet, sent while it is in hand, is seen: the filter takes both directions, and a
+    /// probe stands in OUTPUT.
+    pub(super) fn look_whether_echo_shows(&mut self, sight: &SightEvent, filter: &Filter, view: &View) {
+        // TCP takes the device off a packet, so its end does not say in which namespace it was.
+        self.echo_would_show = filter.matches(&sight.raw.tuple.inverse())
+            && view.watches(self.netns, sight.family, Hook::Output);
+    }
+
+    /// It is freed now, as consumed: whether it is a SYN that got no answer.
+    pub(super) fn ends_unanswered(&mut self) -> bool {
+        self.leave_open_gap();
+        self.is_unanswered_syn()
+    }
+
+    /// A SYN that a socket took in silence. Whatever TCP does with one that it keeps, it answers before it frees it; a
+    /// listener whose queue is full does not, and frees it all the same as a packet that was consumed (`tcp_conn_request`
+    /// and `tcp_rcv_state_process`, net/ipv4/tcp_input.c, 6.18).
+    pub(super) fn is_unanswered_syn(&self) -> bool {
+        let opens = |first: &SightEvent| {
+            first.protocol == Protocol::TCP && first.raw.tcp_flags & (SYN | ACK | RESET | FIN) == SYN
+        };
+        self.first.as_ref().is_some_and(|first| opens(first))
+            && self.last_hook() == Some(Hook::Input)
+            && self.gap.is_none()
+            && self.echo_would_show
+            && !self.echoed
+            && !self.has_gap
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     decode::SightEvent,
-    model::{DeviceDirection, Hook, OutcomeKind},
+    model::{DeviceDirection, Hook, OutcomeKind, UNANSWERED},
     rules::path::Fate,
 };
 
@@ -76,7 +76,7 @@ impl Open {
         self.judged(Fate::Dropped, None);
         let by_netfilter = is_netfilters(reason.as_deref(), location.as_deref());
         if !died_in_gap && !by_netfilter && self.last_hook() == Some(Hook::Prerouting) {
-            self.not_routed(reason.as_deref());
+            self.dropped_at_routing(sight, reason.as_deref(), location.as_deref());
         }
         let stage = self.last_stage();
         let answer = self.answer;
@@ -112,7 +112,7 @@ impl Open {
     }
 
     /// A packet that is freed without being dropped, or taken by a socket, was let pass.
-    fn leave_open_gap(&mut self) {
+    pub(super) fn leave_open_gap(&mut self) {
         if self.gap.as_ref().is_some_and(|inside| inside.gap.is_open()) {
             self.judged(Fate::Passed, None);
         }
@@ -143,6 +143,15 @@ impl Open {
                 Some(fate) => self.ended_by_program(fate),
                 None => self.left(),
             },
+            Waiting::Answer if unseen || !self.is_unanswered_syn() => {
+                self.end(OutcomeKind::Delivered, None);
+            }
+            Waiting::Answer => {
+                self.notes.push(UNANSWERED.to_owned());
+                let stage = self.last_stage();
+                let location = self.freed_by.take();
+                self.end(OutcomeKind::Dropped, stage).location = location;
+            }
             Waiting::Reassembly => {
                 self.judged(Fate::Unknown, None);
                 let stage = self.last_stage();
@@ -173,7 +182,7 @@ impl Open {
 
     fn arrived(&self) -> bool {
         self.last_hook() == Some(Hook::Input)
-            || matches!(self.waiting, Waiting::Delivery | Waiting::SocketVerdict)
+            || matches!(self.waiting, Waiting::Delivery | Waiting::SocketVerdict | Waiting::Answer)
     }
 
     pub(super) fn last_device_out(&self) -> Option<String> {

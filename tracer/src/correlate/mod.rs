@@ -69,6 +69,7 @@ pub struct Correlator {
     nested: Nested,
     /// When events were lost last: from, to.
     loss: Option<(u64, u64)>,
+    left_out: bool,
     /// The journey last seen on each CPU: what the kernel sends from there next may be its answer.
     last_on_cpu: HashMap<u32, u64>,
     errors: SentErrors,
@@ -87,6 +88,7 @@ impl Correlator {
             copies: Copies::default(),
             nested: Nested::default(),
             loss: None,
+            left_out: false,
             last_on_cpu: HashMap::new(),
             errors: SentErrors::default(),
         }
@@ -171,6 +173,9 @@ impl Correlator {
             open.answered_by(self.errors.of_cpu(sight.raw.head.cpu));
         }
         open.see(sight, &self.filter);
+        if matches!(sight.kind, SightKind::Consume { .. }) {
+            open.look_whether_echo_shows(sight, &self.filter, &self.view);
+        }
         if open.pass(sight, &self.view, &self.names)
             && let Some(open) = self.open.remove(&journey)
         {
@@ -185,6 +190,11 @@ impl Correlator {
             _ => from,
         };
         self.loss = Some((from, to));
+    }
+
+    /// Packets that are asked for were not followed, for want of room: that one was not seen says nothing any more.
+    pub fn left_out(&mut self) {
+        self.left_out = true;
     }
 
     /// Closes what has waited long enough, `now` on the events' clock.
@@ -218,6 +228,7 @@ impl Correlator {
         {
             open.told_by(&error);
         }
+        open.echo_would_show &= !self.left_out;
         let unseen = self.loss.is_some_and(|(from, to)| open.time <= to && open.deadline >= from);
         open.timed_out(unseen);
         self.close(journey, open, output);
@@ -263,6 +274,10 @@ impl Open {
             SightKind::Drop { reason, location } => {
                 self.dropped(sight, reason, location, names);
                 return true;
+            }
+            SightKind::Consume { location } if self.ends_unanswered() => {
+                self.freed_by = names.function(location);
+                self.wait(Waiting::Answer, sight.raw.head.time);
             }
             SightKind::Consume { location } => {
                 self.consumed(sight, location, names);

@@ -25,6 +25,8 @@ pub(super) enum Waiting {
     SocketVerdict,
     /// It was handed to a device's driver.
     Departure,
+    /// A SYN was freed unanswered: whether events were lost meanwhile is known a moment later.
+    Answer,
     /// A fragment that was freed: in the same breath its datagram is put together.
     Reassembly,
 }
@@ -38,7 +40,7 @@ impl Waiting {
             Self::Travel => return 5_000 * MILLISECOND,
             Self::Delivery => 30 * MILLISECOND,
             Self::SocketVerdict => 3 * MILLISECOND,
-            Self::Departure | Self::Reassembly => 50 * MILLISECOND,
+            Self::Departure | Self::Answer | Self::Reassembly => 50 * MILLISECOND,
         };
         usual.max(pace.saturating_mul(10).min(500 * MILLISECOND))
     }
@@ -87,6 +89,10 @@ pub(super) struct Open {
     /// Connection tracking had its chance.
     pub(super) after_conntrack: bool,
     pub(super) answer: Option<&'static str>,
+    /// TCP sent something the other way while this packet was in hand.
+    pub(super) echoed: bool,
+    /// TCP's answer to it would have been seen.
+    pub(super) echo_would_show: bool,
     pub(super) socket: Option<SocketTaken>,
     /// Local port of the socket attached to the packet while INPUT judged it.
     pub(super) socket_port: Option<u16>,

@@ -1,5 +1,7 @@
 //! Routing decisions: lookups that were seen, and the route that the packet carries afterwards.
 
+use std::net::IpAddr;
+
 use super::{DraftStage, open::Open};
 use crate::{
     decode::{RouteEvent, SightEvent},
@@ -14,13 +16,18 @@ const LOCAL: u32 = 255;
 /// `RTN_LOCAL`, `RTN_BROADCAST`
 const TYPE_LOCAL: u8 = 2;
 const TYPE_BROADCAST: u8 = 3;
+/// What `ip_forward` and `ip6_forward` answer about a packet that they have a route for.
+const TOO_LARGE_OR_OLD: [&str; 4] =
+    ["icmp-fragmentation-needed", "icmp-time-exceeded", "icmp6-packet-too-big", "icmp6-time-exceeded"];
 
 impl Open {
     /// The packet has a route: says which.
     pub(super) fn routed(&mut self, sight: &SightEvent) {
-        let lookups = std::mem::take(&mut self.routes);
-        let found = lookups.iter().rev().find(|lookup| lookup.error == 0);
+        let mut lookups = std::mem::take(&mut self.routes);
         let Some(destination) = sight.tuple.map(|tuple| tuple.destination) else { return };
+        // What was asked about the address before its translation in OUTPUT (`-m addrtype`) says nothing of this route.
+        lookups.retain(|lookup| lookup.destination == destination);
+        let found = lookups.iter().rev().find(|lookup| lookup.error == 0);
         if found.is_none() && sight.raw.routed == 0 {
             return;
         }
@@ -34,7 +41,8 @@ impl Open {
             device: sight
                 .route_device()
                 .or_else(|| found.and_then(|lookup| lookup.device.map(|name| name.to_string()))),
-            gateway: sight.route_gateway().or_else(|| found.and_then(|lookup| lookup.gateway)),
+            gateway: indirect(sight.route_gateway(), destination)
+                .or_else(|| found.and_then(|lookup| lookup.gateway)),
             error: None,
             route_type: route_type.and_then(type_name).map(str::to_owned),
             mark: found.map(|lookup| lookup.mark).filter(|mark| *mark != 0),
@@ -51,12 +59,31 @@ impl Open {
         last.is_some_and(|last| {
             Some(last.destination) != sight.tuple.map(|tuple| tuple.destination)
                 || last.device != sight.route_device()
-                || last.gateway != sight.route_gateway()
+                || indirect(last.gateway, last.destination)
+                    != indirect(sight.route_gateway(), last.destination)
         })
     }
 
+    /// Dropped between PREROUTING and the next hook: either routing failed, or what forwards or delivers refused a packet
+    /// that had its route.
+    pub(super) fn dropped_at_routing(
+        &mut self,
+        sight: &SightEvent,
+        reason: Option<&str>,
+        location: Option<&str>,
+    ) {
+        let too_large_or_old = matches!(reason, Some("PKT_TOO_BIG" | "IP_INHDR"))
+            || self.answer.is_some_and(|answer| TOO_LARGE_OR_OLD.contains(&answer));
+        let has_route = match location {
+            Some("ip_forward" | "ip6_forward") => too_large_or_old,
+            Some("ip6_mc_input") => true,
+            _ => false,
+        };
+        if has_route { self.routed(sight) } else { self.not_routed(reason) }
+    }
+
     /// Routing threw the packet away. `reason` is the kernel's, for when no lookup says why.
-    pub(super) fn not_routed(&mut self, reason: Option<&str>) {
+    fn not_routed(&mut self, reason: Option<&str>) {
         let lookups = std::mem::take(&mut self.routes);
         let Some(destination) = self.tuple.map(|tuple| tuple.destination) else { return };
         let last = lookups.iter().rev().find(|lookup| lookup.error != NEXT_TABLE);
@@ -76,6 +103,12 @@ impl Open {
         };
         self.push(DraftStage::Route(stage));
     }
+}
+
+/// The kernel writes the destination itself as the gateway into routes of packets that leave by no gateway
+/// (`rt_set_nexthop`, net/ipv4/route.c).
+fn indirect(gateway: Option<IpAddr>, destination: IpAddr) -> Option<IpAddr> {
+    gateway.filter(|gateway| *gateway != destination)
 }
 
 /// While there are no rules of policy routing, the kernel keeps the tables main and local in one trie and looks up

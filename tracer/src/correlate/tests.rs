@@ -5,6 +5,7 @@ mod build;
 mod flows;
 mod parts;
 mod program;
+mod routes;
 mod xdp;
 
 use tracer_common::tuple::Tuple;

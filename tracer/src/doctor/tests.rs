@@ -187,6 +187,7 @@ fn strict_reverse_path_filtering_is_a_risk_with_policy_routing() {
         input: None,
         mark: Some((1, 1)),
         table: 100,
+        refuses: None,
         other_conditions: false,
     });
     assert_eq!(host.warnings(), ["reverse-path-filter-strict"]);

@@ -134,7 +134,7 @@ pub struct Route {
     pub nexthops: Vec<Nexthop>,
 }
 
-/// An `ip rule` that looks into a table.
+/// An `ip rule`: looks into a table, or refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
     pub ipv6: bool,
@@ -145,6 +145,8 @@ pub struct PolicyRule {
     /// Mark and mask.
     pub mark: Option<(u32, u32)>,
     pub table: u32,
+    /// It looks into no table: packets that it admits are refused (`ip rule add ... prohibit`).
+    pub refuses: Option<RouteKind>,
     /// It asks for something that is not modelled here (ports, users, suppressed prefixes, `not`).
     pub other_conditions: bool,
 }
@@ -235,7 +237,7 @@ impl Network {
     pub fn route(&self, question: Question<'_>) -> Option<&Route> {
         let ipv6 = question.destination.is_ipv6();
         for rule in self.rules.iter().filter(|rule| rule.ipv6 == ipv6 && rule.admits(question)) {
-            if rule.other_conditions {
+            if rule.other_conditions || rule.refuses.is_some() {
                 return None;
             }
             match self.route_in(rule.table, question.destination) {
@@ -245,6 +247,20 @@ impl Network {
             }
         }
         None
+    }
+
+    /// The policy rule that refuses what is asked about, before any table has a route for it.
+    #[must_use]
+    pub fn refusing_rule(&self, question: Question<'_>) -> Option<&PolicyRule> {
+        let ipv6 = question.destination.is_ipv6();
+        let mut rules = self.rules.iter().filter(|rule| rule.ipv6 == ipv6 && rule.admits(question));
+        let leads_further = |rule: &PolicyRule| {
+            let route = self.route_in(rule.table, question.destination);
+            !rule.other_conditions && route.is_none_or(|route| route.kind == RouteKind::Throw)
+        };
+        rules
+            .find(|rule| rule.refuses.is_some() || !leads_further(rule))
+            .filter(|rule| rule.refuses.is_some() && !rule.other_conditions)
     }
 
     fn route_in(&self, table: u32, destination: IpAddr) -> Option<&Route> {
@@ -315,75 +331,4 @@ impl PolicyRule {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prefix(text: &str) -> Prefix {
-        let (address, length) = text.split_once('/').unwrap();
-        Prefix::new(address.parse().unwrap(), length.parse().unwrap()).unwrap()
-    }
-
-    fn route(table: u32, destination: &str, link: u32, metric: u32) -> Route {
-        Route {
-            table,
-            destination: prefix(destination),
-            kind: RouteKind::Unicast,
-            metric,
-            nexthops: vec![Nexthop { link: Some(link), gateway: None }],
-        }
-    }
-
-    fn rule(priority: u32, table: u32) -> PolicyRule {
-        PolicyRule {
-            ipv6: false,
-            priority,
-            source: None,
-            destination: None,
-            input: None,
-            mark: None,
-            table,
-            other_conditions: false,
-        }
-    }
-
-    #[test]
-    fn a_prefix_holds_its_own_network_only() {
-        assert!(prefix("0.0.0.0/0").contains("203.0.113.1".parse().unwrap()));
-        assert!(prefix("10.1.0.0/16").contains("10.1.255.255".parse().unwrap()));
-        assert!(!prefix("10.1.0.0/16").contains("10.2.0.0".parse().unwrap()));
-        assert!(!prefix("0.0.0.0/0").contains("::1".parse().unwrap()));
-        assert!(prefix("fd00::/8").contains("fd01::2".parse().unwrap()));
-        assert_eq!(prefix("10.1.2.3/16").network(), prefix("10.1.0.0/16"));
-        assert_eq!(prefix("fd01::2/0").network(), prefix("::/0"));
-        assert_eq!(Prefix::new("10.0.0.1".parse().unwrap(), 33), None);
-    }
-
-    #[test]
-    fn the_way_follows_policy_then_length_then_metric() {
-        let network = Network {
-            routes: vec![
-                route(254, "0.0.0.0/0", 1, 100),
-                route(254, "0.0.0.0/0", 2, 50),
-                route(254, "10.2.0.0/16", 3, 0),
-                route(100, "0.0.0.0/0", 4, 0),
-            ],
-            rules: vec![PolicyRule { mark: Some((1, 0xff)), ..rule(100, 100) }, rule(32766, 254)],
-            ..Network::default()
-        };
-        let link = |question| network.route(question).unwrap().nexthops[0].link.unwrap();
-        assert_eq!(link(Question::to("10.2.3.4".parse().unwrap())), 3);
-        assert_eq!(link(Question::to("192.0.2.1".parse().unwrap())), 2);
-        assert_eq!(link(Question { mark: 0x101, ..Question::to("10.2.3.4".parse().unwrap()) }), 4);
-        assert_eq!(network.route(Question::to("2001:db8::1".parse().unwrap())), None);
-    }
-
-    #[test]
-    fn a_rule_that_is_not_understood_makes_the_answer_unknown() {
-        let network = Network {
-            routes: vec![route(254, "0.0.0.0/0", 1, 0)],
-            rules: vec![PolicyRule { other_conditions: true, ..rule(1, 7) }, rule(2, 254)],
-            ..Network::default()
-        };
-        assert_eq!(network.route(Question::to("192.0.2.1".parse().unwrap())), None);
-    }
-}
+mod tests;

@@ -201,6 +201,13 @@ fn kind(kind: RouteType) -> RouteKind {
 }
 
 fn policy_rule(message: &RuleMessage) -> Option<PolicyRule> {
+    let action = message.header.action;
+    let refuses = match action {
+        RuleAction::Blackhole => Some(RouteKind::Blackhole),
+        RuleAction::Unreachable => Some(RouteKind::Unreachable),
+        RuleAction::Prohibit => Some(RouteKind::Prohibit),
+        _ => None,
+    };
     let mut rule = PolicyRule {
         ipv6: message.header.family == AddressFamily::Inet6,
         priority: 0,
@@ -209,7 +216,8 @@ fn policy_rule(message: &RuleMessage) -> Option<PolicyRule> {
         input: None,
         mark: None,
         table: u32::from(message.header.table),
-        other_conditions: message.header.action != RuleAction::ToTable
+        refuses,
+        other_conditions: (refuses.is_none() && action != RuleAction::ToTable)
             || message.header.flags.contains(RuleFlags::Invert),
     };
     let (mut mark, mut mask) = (None, u32::MAX);

@@ -134,6 +134,16 @@ impl Sockets {
         })
     }
 
+    /// Everything on a port that takes packets of one peer only.
+    pub fn connected(&self, protocol: Protocol, port: u16) -> impl Iterator<Item = (&SocketEntry, Endpoint)> {
+        self.entries.iter().filter_map(move |socket| match socket.state {
+            SocketState::Connected { peer } if socket.protocol == protocol && socket.local.port == port => {
+                Some((socket, peer))
+            }
+            _ => None,
+        })
+    }
+
     /// The socket that takes a packet from `peer` for `local`: the connected one, else the nearest listener.
     #[must_use]
     pub fn entry(&self, protocol: Protocol, local: Endpoint, peer: Endpoint) -> Option<&SocketEntry> {

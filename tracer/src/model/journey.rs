@@ -5,6 +5,9 @@ use serde::Serialize;
 
 use super::{Packet, ProgramFate, ProgramStage, Stage, StageKind, Tuple};
 
+/// The note of a journey whose SYN a listener took and freed without an answer.
+pub const UNANSWERED: &str = "the listening socket took it and sent no answer";
+
 /// Direction of a packet in its connection, as conntrack says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

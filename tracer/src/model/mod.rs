@@ -8,7 +8,9 @@ mod packet;
 mod program;
 mod stage;
 
-pub use journey::{Conntrack, CtState, Direction, Finding, Journey, LocalSocket, Outcome, OutcomeKind};
+pub use journey::{
+    Conntrack, CtState, Direction, Finding, Journey, LocalSocket, Outcome, OutcomeKind, UNANSWERED,
+};
 pub use line::{Line, Notice, NoticeLevel, Start, Summary, SummaryFinding};
 pub use netfilter::{
     Backend, DecidedBy, Hook, MatchedRule, NatKind, NetfilterStage, RulesSource, TableFamily, Verdict,

@@ -68,4 +68,10 @@ impl View {
     pub fn gap(&self, key: ProbeKey) -> Option<&Arc<Gap>> {
         self.gaps.get(&key)
     }
+
+    /// Whether a probe sees the packets that pass this hook.
+    #[must_use]
+    pub fn watches(&self, netns: u32, family: Family, hook: Hook) -> bool {
+        self.gaps.keys().any(|key| (key.netns, key.family, key.hook) == (netns, family, hook))
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     attach::Kernel,
     diagnose::{Case, Delivery, Flow, diagnose},
     enrich::{Endpoint, NetnsPath, Surroundings},
-    model::{DeviceDirection, Journey, LocalSocket, StageKind},
+    model::{DeviceDirection, Journey, LocalSocket, StageKind, Verdict},
     netns::Namespace,
 };
 
@@ -283,9 +283,14 @@ fn name_programs(journey: &mut Journey, surroundings: &[Arc<Surroundings>]) {
     }
 }
 
-/// The namespace in which netfilter refused the packet at a device, where no hook of IP is.
+/// The namespace in which netfilter refused the packet at a device, where no hook of IP is, or behind the last of them.
 fn refused_at_device(journey: &Journey) -> Option<u32> {
     let by_netfilter = journey.outcome.reason.as_deref() == Some("NETFILTER_DROP");
     let last = journey.stages.last().filter(|_| by_netfilter)?;
-    matches!(last.kind, StageKind::Device(_) | StageKind::Program(_)).then_some(last.netns)
+    let outside = match &last.kind {
+        StageKind::Device(_) | StageKind::Program(_) => true,
+        StageKind::Netfilter(table) => table.verdict == Some(Verdict::Accept),
+        StageKind::Route(route) => route.error.is_none(),
+    };
+    outside.then_some(last.netns)
 }

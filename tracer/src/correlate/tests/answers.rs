@@ -1,5 +1,7 @@
 //! A packet that is refused, and the answer that is sent.
 
+use tracer_common::filter::{Filter, Ports};
+
 use super::*;
 
 #[test]
@@ -114,4 +116,51 @@ fn a_packet_whose_end_is_not_seen_was_rejected_when_an_error_was_sent_about_it()
     assert_eq!(outcome(tuple, false), [rejected, incomplete.clone()], "one error is about one packet");
     assert_eq!(outcome(tuple, true), [incomplete.clone(), incomplete.clone()], "it was sent before");
     assert_eq!(outcome(tcp(CLIENT, PUBLISHED), false), [incomplete.clone(), incomplete], "about another");
+}
+
+/// A listener whose queue is full frees a SYN as consumed, without an answer.
+#[test]
+fn a_syn_that_nobody_answered_was_not_delivered() {
+    const SYN: u8 = 0x02;
+    const SYN_ACK: u8 = 0x12;
+    let arrives = |filter: Filter, answer: Option<SightEvent>| {
+        let mut trace = Trace::with(filter);
+        let tuple = tcp(CLIENT, PUBLISHED);
+        let mut came = came_in(tuple);
+        came.raw.tcp_flags = SYN;
+        trace.see(1, came);
+        trace.see(1, before(Hook::Input, -1, tuple));
+        trace.see(1, before(Hook::Input, 1, tuple));
+        if let Some(mut answer) = answer {
+            answer.raw.tcp_flags = SYN_ACK;
+            trace.see(2, first(answer));
+        }
+        let mut end = consumed(tuple);
+        end.raw.netns = 0;
+        trace.see(1, end);
+        trace.wait(50 * MILLISECOND);
+        let draft = trace.output.closed.first().expect("a journey").clone();
+        (draft.outcome.result, draft.outcome.location)
+    };
+    let mut trace = Trace::with(Filter::default());
+    let mut came = came_in(tcp(CLIENT, PUBLISHED));
+    came.raw.tcp_flags = SYN;
+    trace.see(1, came);
+    trace.see(1, before(Hook::Input, 1, tcp(CLIENT, PUBLISHED)));
+    trace.see(1, consumed(tcp(CLIENT, PUBLISHED)));
+    trace.correlator.left_out();
+    trace.wait(50 * MILLISECOND);
+    assert_eq!(trace.only().outcome.result, OutcomeKind::Delivered, "the answer may not have been followed");
+
+    let answer = |to| Some(before(Hook::Output, -1, tcp(PUBLISHED, to)));
+    let silence = (OutcomeKind::Dropped, Some("tcp_v4_rcv".to_owned()));
+    assert_eq!(arrives(Filter::default(), None), silence);
+    assert_eq!(arrives(Filter::default(), answer(([10, 1, 0, 3], 40_000))), silence);
+    assert_eq!(arrives(Filter::default(), answer(CLIENT)).0, OutcomeKind::Delivered);
+    // Where answers are not asked for, their absence says nothing.
+    let mut ports = Ports { count: 1, ..Ports::default() };
+    ports.ranges[0] = [PUBLISHED.1, PUBLISHED.1];
+    let one_way =
+        Filter { destination_port: ports, protocol: Filter::ANY_PROTOCOL, active: 1, ..Filter::default() };
+    assert_eq!(arrives(one_way, None).0, OutcomeKind::Delivered);
 }

@@ -31,19 +31,22 @@ pub(super) const NO_SOCKET: u32 = 9;
 pub(super) const TCP_RESET: u32 = 10;
 pub(super) const NOT_SPECIFIED: u32 = 11;
 pub(super) const QUEUE_PURGE: u32 = 12;
-pub(super) const REASONS: [(u32, &str); 6] = [
+pub(super) const PKT_TOO_BIG: u32 = 13;
+pub(super) const REASONS: [(u32, &str); 7] = [
     (NETFILTER_DROP, "SKB_DROP_REASON_NETFILTER_DROP"),
     (NO_ROUTE, "SKB_DROP_REASON_IP_INNOROUTES"),
     (NO_SOCKET, "SKB_DROP_REASON_NO_SOCKET"),
     (TCP_RESET, "SKB_DROP_REASON_TCP_RESET"),
     (NOT_SPECIFIED, "SKB_DROP_REASON_NOT_SPECIFIED"),
     (QUEUE_PURGE, "SKB_DROP_REASON_QUEUE_PURGE"),
+    (PKT_TOO_BIG, "SKB_DROP_REASON_PKT_TOO_BIG"),
 ];
 pub(super) const IN_NETFILTER: u64 = 0x1000;
 pub(super) const IN_TCP: u64 = 0x2000;
 pub(super) const IN_PING: u64 = 0x2800;
 pub(super) const IN_ICMPV6: u64 = 0x2c00;
 pub(super) const IN_SOCKETS_END: u64 = 0x3000;
+pub(super) const IN_FORWARD: u64 = 0x3400;
 pub(super) const NEW: u8 = 2;
 pub(super) const ESTABLISHED_REPLY: u8 = 3;
 pub(super) const RESET: u8 = 0x04;
@@ -169,6 +172,7 @@ impl Trace {
             IN_TCP => Some("tcp_v4_rcv".to_owned()),
             IN_PING => Some("ping_rcv".to_owned()),
             IN_ICMPV6 => Some("icmpv6_rcv".to_owned()),
+            IN_FORWARD => Some("ip_forward".to_owned()),
             IN_SOCKETS_END => Some("sk_stream_kill_queues".to_owned()),
             _ => None,
         };
@@ -190,13 +194,17 @@ impl Trace {
     }
 
     pub(super) fn lookup(&mut self, journey: u64, table: u32, error: i32) {
+        self.lookup_of(journey, INNER.0, table, error);
+    }
+
+    pub(super) fn lookup_of(&mut self, journey: u64, destination: [u8; 4], table: u32, error: i32) {
         self.event(Event::Route(RouteEvent {
             journey,
             time: self.time,
             table,
             error,
             mark: 0,
-            destination: INNER.0.into(),
+            destination: destination.into(),
             device: (error == 0).then(|| DeviceName::new(3, name("eth1"))).flatten(),
             gateway: None,
             route_type: (error == 0).then_some(1),

@@ -1,12 +1,12 @@
 //! Anything else that the kernel drops.
 
-use crate::model::{CtState, Hook, Protocol, StageKind, TableFamily, Verdict};
+use crate::model::{CtState, DeviceDirection, Hook, Protocol, StageKind, TableFamily, UNANSWERED, Verdict};
 
 use super::{
     Answer, Case, Check,
     case::ICMP_REDIRECT,
     reasons,
-    ruleset::{ChainView, TableView, Target},
+    ruleset::{ChainView, Maybe, Question, TableView, Target},
     words,
 };
 
@@ -34,20 +34,36 @@ impl Check for DroppedByKernel {
         let redirect =
             (case.protocol(), case.journey.packet.icmp_type) == (Protocol::ICMP, Some(ICMP_REDIRECT));
         let outside = outside_ip(case);
+        let queued = queued(case);
         let (why, fix) = match (outcome.reason.as_deref(), explanation) {
             (Some("NETFILTER_DROP"), _) if redirect && case.state() == Some(CtState::Related) => (
                 "it is a redirect about a translated connection, and NAT lets none of those out".to_owned(),
                 "# nothing: harmless; it shows that the packet it is about left by the device that it came in by",
             ),
             (Some("NETFILTER_DROP"), _) if !outside.is_empty() => (
-                "a table of family netdev or bridge refused it, which judge at the device and not at the hooks \
-                 of IP; the rules there that can have done so are below"
+                "a chain of hook ingress or egress, or of family bridge, refused it, which judge at the device and \
+                 not at the hooks of IP; what can have done so there is below"
                     .to_owned(),
-                "nft -a list ruleset netdev; nft -a list ruleset bridge  # read-only; then `nft delete rule ...` by handle",
+                "nft -a list ruleset  # read-only; then `nft delete rule ...` by handle",
             ),
             (Some("NETFILTER_DROP"), _) => (
                 "netfilter refused it, and which rule or function did so was not seen".to_owned(),
                 "pathtrace --rules auto  # if rules were off; `pathtrace doctor` lists what judges at each hook",
+            ),
+            _ if is_silent_listener(case) => (
+                "the listening socket took it and answered nothing; most likely its queue of new connections is full: \
+                 the program accepts too slowly, or not at all"
+                    .to_owned(),
+                "ss -ltn  # Recv-Q above Send-Q: full; raise net.core.somaxconn and the program's backlog, or see why it does not accept",
+            ),
+            _ if queued.is_some() => (
+                format!("{} hands it to a queue, and no program reads that queue", queued.unwrap_or_default()),
+                "# start the program that reads the queue (cat /proc/net/netfilter/nfnetlink_queue), or let the rule pass what \
+                 nobody reads: iptables `--queue-bypass`, nft `queue flags bypass`",
+            ),
+            (Some("IP_INHDR"), _) if is_too_old(case) => (
+                "its TTL (hop limit) ran out".to_owned(),
+                "# nothing, if somebody traces the route; else look for a routing loop, or a rule that sets the TTL",
             ),
             _ if case.reason_is_vague() && case.last().is_some_and(|leg| leg.is_for_group()) => (
                 "most likely nobody here listens to that group or broadcast (this kernel gives no reason)"
@@ -82,20 +98,57 @@ impl Check for DroppedByKernel {
     }
 }
 
+/// The rule that queued a packet which `nf_queue` then freed: there was no reader.
+fn queued(case: &Case<'_>) -> Option<String> {
+    let leg = case.last().filter(|_| case.location_has("nf_queue"))?;
+    let stage = leg.netfilter().next_back().filter(|stage| stage.verdict == Some(Verdict::Queue))?;
+    let rule = stage.rules.last().filter(|_| stage.exact);
+    Some(match rule.and_then(|rule| Some((rule, rule.text.as_ref()?))) {
+        Some((rule, text)) => format!("rule {} of {} (`{text}`)", rule.position, rule.chain),
+        None => format!("table {}", stage.table),
+    })
+}
+
+/// A SYN that the kernel calls consumed, so without a reason, and that was not answered.
+fn is_silent_listener(case: &Case<'_>) -> bool {
+    let silent = case.journey.notes.iter().any(|note| note == UNANSWERED);
+    silent && case.protocol() == Protocol::TCP && case.opens() && case.journey.outcome.reason.is_none()
+}
+
+fn is_too_old(case: &Case<'_>) -> bool {
+    matches!(case.journey.outcome.answer.as_deref(), Some("icmp-time-exceeded" | "icmp6-time-exceeded"))
+}
+
 /// Most rules that are listed as possible.
 const MOST: usize = 5;
 
+/// The side of the hooks of IP on which a packet died that netfilter dropped outside of them: on its way in, or behind the
+/// last of them on its way out.
+fn outside_hook(case: &Case<'_>) -> Option<Hook> {
+    let by_nft = case.location_has("nft_do_chain") || case.location_has("nf_hook_slow");
+    match case.journey.stages.last().map(|stage| &stage.kind)? {
+        StageKind::Device(device) if device.direction == DeviceDirection::Out => Some(Hook::Egress),
+        StageKind::Device(_) | StageKind::Program(_) => Some(Hook::Ingress),
+        StageKind::Netfilter(table) => {
+            let leaves = matches!(table.hook, Hook::Forward | Hook::Output | Hook::Postrouting);
+            (leaves && by_nft && table.verdict == Some(Verdict::Accept)).then_some(Hook::Egress)
+        }
+        StageKind::Route(route) => {
+            (by_nft && route.error.is_none() && route.route_type.as_deref() != Some("local"))
+                .then_some(Hook::Egress)
+        }
+    }
+}
+
 /// For a packet that died at a device: what judges there besides the hooks of IP, one line a possible decision.
 fn outside_ip(case: &Case<'_>) -> Vec<String> {
-    let last = case.journey.stages.last().map(|stage| &stage.kind);
-    let at_device = matches!(last, Some(StageKind::Device(_) | StageKind::Program(_)));
-    let Some(ruleset) = case.last().filter(|_| at_device).and_then(|leg| case.ruleset(leg.netns)) else {
-        return Vec::new();
-    };
-    let is_outside = |table: &TableView, chain: &ChainView| {
-        let base = chain.base.as_ref();
-        matches!(table.family, TableFamily::Netdev | TableFamily::Bridge)
-            || base.is_some_and(|base| matches!(base.hook, Hook::Ingress | Hook::Egress))
+    let Some((leg, hook)) = case.last().zip(outside_hook(case)) else { return Vec::new() };
+    let Some(ruleset) = case.ruleset(leg.netns) else { return Vec::new() };
+    let question = Question { to_local: None, ..case.question(&leg, leg.exit, false) };
+    let is_outside = |table: &TableView, chain: &ChainView| match chain.base {
+        Some(base) => base.hook == hook || table.family == TableFamily::Bridge,
+        // One that the others jump to.
+        None => matches!(table.family, TableFamily::Netdev | TableFamily::Bridge),
     };
     let chains = ruleset.tables.iter().flat_map(|table| table.chains.iter().map(move |chain| (table, chain)));
     let mut lines = Vec::new();
@@ -104,7 +157,8 @@ fn outside_ip(case: &Case<'_>) -> Vec<String> {
         let ends = chain
             .rules
             .iter()
-            .filter(|rule| matches!(rule.facts.target, Target::Drop | Target::Reject | Target::Unknown));
+            .filter(|rule| matches!(rule.facts.target, Target::Drop | Target::Reject | Target::Unknown))
+            .filter(|rule| rule.facts.matches(&question) != Maybe::No);
         lines.extend(ends.map(|rule| format!("{place}, rule {}: `{}`", rule.position, rule.text)));
         if chain.base.is_some_and(|base| base.policy == Verdict::Drop) {
             lines.push(format!("{place}: policy drop"));

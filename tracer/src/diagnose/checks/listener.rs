@@ -64,7 +64,10 @@ impl Check for OnOtherAddress {
         );
         let mut evidence: Vec<String> =
             leg.destination_rewritten().map(words::rewriting).into_iter().collect();
-        evidence.extend(others.iter().map(|socket| listening(socket)));
+        let mut listening: Vec<_> = others.iter().map(|socket| listening(socket)).collect();
+        // One line for sockets that share a port (SO_REUSEPORT).
+        listening.dedup();
+        evidence.extend(listening);
         let any = if wanted.is_ipv4() { "0.0.0.0" } else { "[::]" };
         let fix = match leg.destination_rewritten() {
             Some(_) => format!(
@@ -87,6 +90,15 @@ fn takes(socket: &SocketEntry, address: IpAddr) -> bool {
 
 fn listening(socket: &SocketEntry) -> String {
     format!("socket: {} listens on {} {}", socket.owner_text(), socket.protocol, socket.local)
+}
+
+/// Who is bound to that port, but takes packets of one peer only: a UDP socket that was connected.
+fn connected(case: &Case<'_>, leg: &Leg<'_>, port: u16) -> Option<String> {
+    let (socket, peer) = case.sockets(leg.netns)?.connected(Protocol::UDP, port).next()?;
+    let (owner, protocol, local) = (socket.owner_text(), case.protocol(), socket.local);
+    Some(format!(
+        "sockets: {owner} is bound to {protocol} {local}, but connected to {peer}: it takes packets from there only"
+    ))
 }
 
 /// Nothing listens on that port.
@@ -115,7 +127,10 @@ impl Check for Nobody {
             sockets.listeners(protocol, port).find(|socket| takes(socket, leg.exit.destination))
         });
         evidence.push(match now {
-            Some(None) => format!("sockets: no {protocol} socket of this namespace is bound to port {port}"),
+            Some(None) => match connected(case, &leg, port).filter(|_| protocol == Protocol::UDP) {
+                Some(held) => held,
+                None => format!("sockets: no {protocol} socket of this namespace is bound to port {port}"),
+            },
             Some(Some(socket)) => format!("{} by now: it began after the packet came", listening(socket)),
             None if case.reason_is(&["NO_SOCKET"]) => {
                 "the kernel's own word: NO_SOCKET (the socket list could not be read)".to_owned()

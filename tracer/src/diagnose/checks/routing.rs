@@ -205,16 +205,16 @@ impl Check for NoRoute {
         let by_reason = case.reason_is(&["IP_INNOROUTES", "IP_OUTNOROUTES"]);
         let failed = failed_route(&leg).filter(|_| by_reason || case.reason_is_vague());
         let network = case.network(leg.netns);
-        let refusing = network
-            .and_then(|network| Some((network, network.route(ask(&leg))?)))
-            .filter(|(_, route)| !route.kind.leads_on())
-            .filter(|_| by_reason || (case.reason_is_vague() && case.location_has("ip_error")));
+        let at_refusal =
+            by_reason || (case.reason_is_vague() && REFUSALS.iter().any(|place| case.location_has(place)));
+        let refusing = network.filter(|_| at_refusal).and_then(|network| refusal(network, ask(&leg)));
         if !by_reason && failed.is_none() && refusing.is_none() {
             return Answer::No;
         }
         let after = if leg.destination_rewritten().is_some() { "after translation, " } else { "" };
-        let why = match refusing {
-            Some((network, route)) => format!("the route `{}` refuses it", network.route_text(route)),
+        let by_rule = refusing.as_ref().is_some_and(|refusing| refusing.by_rule);
+        let why = match &refusing {
+            Some(refusing) => format!("{} refuses it", refusing.text),
             None => format!("no route leads to {}", leg.exit.destination),
         };
         let summary = format!(
@@ -224,7 +224,7 @@ impl Check for NoRoute {
         );
         let mut evidence: Vec<String> =
             leg.destination_rewritten().map(words::rewriting).into_iter().collect();
-        evidence.extend(failed.map(|route| {
+        evidence.extend(failed.filter(|_| !by_rule).map(|route| {
             format!(
                 "route: lookup for {} gave {}",
                 route.destination,
@@ -244,6 +244,9 @@ impl Check for NoRoute {
                 "ip route get {}  # is the NAT rule's target right, and its network attached (container, bridge or VPN down)?",
                 leg.exit.destination
             ),
+            None if by_rule => {
+                "ip rule show  # then, if that rule is not wanted: ip rule del pref N".to_owned()
+            }
             None => format!("ip route get {0}  # then: ip route add {0} via GATEWAY", leg.exit.destination),
         };
         Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
@@ -251,7 +254,32 @@ impl Check for NoRoute {
 }
 
 fn ask<'a>(leg: &Leg<'a>) -> Question<'a> {
-    Question { source: Some(leg.exit.source), input: leg.input(), ..Question::to(leg.exit.destination) }
+    let mark = leg.routes().next_back().and_then(|route| route.mark).unwrap_or_default();
+    Question { source: Some(leg.exit.source), input: leg.input(), mark, ..Question::to(leg.exit.destination) }
+}
+
+/// Where packets end that a route or rule refuses (net/ipv4/route.c; `dst_discard_out` in net/core/dst.c for a
+/// blackhole of IPv6).
+const REFUSALS: [&str; 2] = ["ip_error", "dst_discard"];
+
+/// What refuses the packet: a route, or a policy rule before any route.
+struct Refusing {
+    text: String,
+    by_rule: bool,
+}
+
+fn refusal(network: &Network, question: Question<'_>) -> Option<Refusing> {
+    if let Some(rule) = network.refusing_rule(question) {
+        let kind = match rule.refuses? {
+            RouteKind::Blackhole => "blackhole",
+            RouteKind::Prohibit => "prohibit",
+            _ => "unreachable",
+        };
+        let text = format!("the policy rule {} (`{kind}`, see `ip rule`)", rule.priority);
+        return Some(Refusing { text, by_rule: true });
+    }
+    let route = network.route(question).filter(|route| !route.kind.leads_on())?;
+    Some(Refusing { text: format!("the route `{}`", network.route_text(route)), by_rule: false })
 }
 
 /// The last routing decision, if it failed.

@@ -32,6 +32,18 @@ fn nobody_listens_on_a_kernel_that_gives_no_reasons() {
 }
 
 #[test]
+fn a_socket_that_is_connected_to_another_peer_is_told() {
+    let mut lab = Lab::udp(CLIENT, "10.1.0.1:53").comes_in("c0").refused();
+    lab = lab.listens(Protocol::UDP, "10.1.0.1:53", "resolver");
+    let peer = Endpoint { address: "10.1.0.99".parse().unwrap(), port: 5 };
+    lab.sockets.last_mut().unwrap().state = SocketState::Connected { peer };
+    assert_eq!(
+        lab.only("no-listener").evidence[0],
+        "sockets: resolver (pid 12) is bound to udp 10.1.0.1:53, but connected to 10.1.0.99:5: it takes packets from there only"
+    );
+}
+
+#[test]
 fn somebody_listens_in_another_namespace() {
     let lab = refused();
     let other = Lab::tcp(CLIENT, "10.1.0.1:80").listens(Protocol::TCP, "0.0.0.0:80", "nginx");

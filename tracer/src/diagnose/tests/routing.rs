@@ -142,6 +142,33 @@ fn a_route_that_refuses_is_named() {
     let finding = refusing(RouteKind::Blackhole).only("no-route");
     assert!(finding.summary.contains("the route `blackhole 10.8.0.0/24` refuses it"), "{}", finding.summary);
     refusing(RouteKind::Unicast).only("dropped-by-kernel");
+    let v6 = Lab::tcp("[fd01::2]:4000", "[fd50::2]:80")
+        .comes_in("c0")
+        .edit(|lab| {
+            let destination = Prefix::new(ip("fd50::"), 64).unwrap();
+            let kind = RouteKind::Blackhole;
+            lab.network.routes.push(Route { table: 254, destination, kind, metric: 0, nexthops: Vec::new() });
+        })
+        .dropped("NOT_SPECIFIED", "dst_discard_out")
+        .only("no-route");
+    assert!(v6.summary.contains("the route `blackhole fd50::/64` refuses it"), "{}", v6.summary);
+}
+
+#[test]
+fn a_policy_rule_that_refuses_is_named() {
+    let finding = Lab::tcp(CLIENT, "10.8.0.2:80")
+        .comes_in("c0")
+        .edit(|lab| {
+            let mut rule = lab.network.rules[0].clone();
+            rule.priority = 10;
+            rule.refuses = Some(RouteKind::Prohibit);
+            rule.ipv6 = false;
+            lab.network.rules.insert(0, rule);
+        })
+        .dropped("NOT_SPECIFIED", "ip_error")
+        .only("no-route");
+    assert!(finding.summary.contains("the policy rule 10 (`prohibit`"), "{}", finding.summary);
+    assert!(finding.fix.starts_with("ip rule show"), "{}", finding.fix);
 }
 
 #[test]

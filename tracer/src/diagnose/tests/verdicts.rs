@@ -110,8 +110,70 @@ fn what_judges_at_a_device_is_listed() {
     lab.journey.outcome.reason = Some("NETFILTER_DROP".to_owned());
     lab.journey.outcome.location = Some("nft_do_chain".to_owned());
     let finding = lab.only("dropped-by-kernel");
-    assert!(finding.summary.contains("netdev or bridge"), "{}", finding.summary);
+    assert!(finding.summary.contains("a chain of hook ingress"), "{}", finding.summary);
     assert_eq!(finding.evidence[2..], ["table netdev early, chain in, rule 1: `tcp dport 22 drop`"]);
+}
+
+/// Behind the last hook of IP, too; a chain of the other side, and a rule that the packet does not meet, did not do it.
+#[test]
+fn what_judges_on_the_way_out_of_a_device_is_listed() {
+    let lab = Lab::tcp(CLIENT, "10.2.0.2:22")
+        .comes_in("c0")
+        .routed(254, "br0", "unicast")
+        .accepted(Hook::Forward)
+        .dropped("NETFILTER_DROP", "nft_do_chain")
+        .edit(|lab| {
+            lab.ruleset.add_nft_list(
+                "table inet early {\nchain in {\ntype filter hook ingress device \"c0\" priority 0; policy accept;\n\
+                 tcp dport 22 drop\n}\n}\n\
+                 table netdev late {\nchain out {\ntype filter hook egress device \"br0\" priority 0; policy accept;\n\
+                 udp dport 53 drop\ntcp dport 22 drop\n}\n}",
+            );
+        });
+    let finding = lab.only("dropped-by-kernel");
+    assert!(finding.summary.contains("a chain of hook ingress or egress"), "{}", finding.summary);
+    assert_eq!(finding.evidence[2..], ["table netdev late, chain out, rule 2: `tcp dport 22 drop`"]);
+}
+
+#[test]
+fn a_queue_that_nobody_reads_is_told() {
+    let text = "-A FORWARD -p tcp -j NFQUEUE --queue-num 5";
+    let finding = Lab::tcp(CLIENT, "10.2.0.2:22")
+        .comes_in("c0")
+        .routed(254, "br0", "unicast")
+        .stage(Hook::Forward, "filter", |stage| {
+            stage.verdict = Some(Verdict::Queue);
+            stage.decided_by = Some(DecidedBy::Rule);
+            stage.rules = vec![rule("FORWARD", 1, text)];
+        })
+        .dropped("NOT_SPECIFIED", "nf_queue")
+        .only("dropped-by-kernel");
+    let told = format!("rule 1 of FORWARD (`{text}`) hands it to a queue, and no program reads that queue.");
+    assert!(finding.summary.ends_with(&told), "{}", finding.summary);
+}
+
+#[test]
+fn a_listener_that_answers_nothing_is_most_likely_full() {
+    let mut lab = Lab::tcp(CLIENT, "10.1.0.1:22").comes_in("c0").routed(255, "lo", "local");
+    lab.journey.outcome.result = OutcomeKind::Dropped;
+    lab.journey.outcome.location = Some("tcp_rcv_state_process".to_owned());
+    lab.journey.notes.push(crate::model::UNANSWERED.to_owned());
+    let finding = lab.only("dropped-by-kernel");
+    assert!(
+        finding.summary.contains("most likely its queue of new connections is full"),
+        "{}",
+        finding.summary
+    );
+    assert!(finding.fix.starts_with("ss -ltn"), "{}", finding.fix);
+}
+
+#[test]
+fn a_ttl_that_ran_out_is_not_a_broken_header() {
+    let mut lab = Lab::tcp(CLIENT, "10.2.0.2:22").comes_in("c0").dropped("IP_INHDR", "ip_forward");
+    assert!(lab.only("dropped-by-kernel").summary.contains("malformed"));
+    lab.journey.outcome.result = OutcomeKind::Rejected;
+    lab.journey.outcome.answer = Some("icmp-time-exceeded".to_owned());
+    assert!(lab.only("dropped-by-kernel").summary.ends_with("its TTL (hop limit) ran out."));
 }
 
 #[test]

@@ -153,6 +153,7 @@ pub(super) fn network(clients: &str, containers: &str, uplink: &str, gateway: &s
             input: None,
             mark: None,
             table: 254,
+            refuses: None,
             other_conditions: false,
         }],
         neighbours: Vec::new(),

@@ -50,6 +50,7 @@ impl Trace<'_> {
             self.correlator.lost(self.loss.looked, now);
         }
         if all > self.loss.all {
+            self.correlator.left_out();
             self.findings.lost(Timestamp::now());
             if self.loss.all == 0 {
                 let message = "more events than can be read: some are lost, and the summary says how many";

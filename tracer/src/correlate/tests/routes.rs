@@ -1,0 +1,82 @@
+//! Routing decisions, as journeys tell them.
+
+use super::*;
+use crate::{correlate::Draft, model::RouteStage};
+
+const MAIN: u32 = 254;
+const LOCAL: u32 = 255;
+
+fn routes(draft: &Draft) -> Vec<&RouteStage> {
+    draft
+        .stages
+        .iter()
+        .filter_map(|timed| match &timed.stage {
+            DraftStage::Route(route) => Some(route),
+            _ => None,
+        })
+        .collect()
+}
+
+fn routed(mut sight: SightEvent, device: &str, gateway: [u8; 4]) -> SightEvent {
+    const AF_INET: u8 = 2;
+    sight.raw.routed = 1;
+    sight.raw.route_ifindex = 3;
+    sight.raw.route_name = name(device);
+    sight.raw.gateway_family = AF_INET;
+    sight.raw.gateway[3] = u32::from_ne_bytes(gateway);
+    sight
+}
+
+#[test]
+fn what_a_rule_asked_about_the_old_destination_says_nothing_of_the_new_route() {
+    let mut trace = Trace::new();
+    let (old, new) = (tcp(CLIENT, PUBLISHED), tcp(CLIENT, INNER));
+    trace.see(1, first(routed(before(Hook::Output, -1, old), "lo", PUBLISHED.0)));
+    // `-m addrtype --dst-type LOCAL`
+    trace.lookup_of(1, PUBLISHED.0, LOCAL, 0);
+    trace.see(1, routed(before(Hook::Output, 1, new), "lo", PUBLISHED.0));
+    trace.see(1, routed(before(Hook::Postrouting, 99, new), "eth1", INNER.0));
+    trace.see(1, routed(before(Hook::Postrouting, 101, new), "eth1", INNER.0));
+    trace.see(1, went_out(new));
+    trace.see(1, consumed(new));
+
+    let routes = routes(trace.only());
+    let told: Vec<_> = routes.iter().map(|route| (route.device.as_deref(), route.table)).collect();
+    assert_eq!(told, [(Some("lo"), None), (Some("eth1"), None)]);
+}
+
+#[test]
+fn a_destination_that_stands_for_no_gateway_is_none() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, first(routed(before(Hook::Output, -1, tuple), "eth1", INNER.0)));
+    trace.see(1, routed(before(Hook::Postrouting, 99, tuple), "eth1", INNER.0));
+    trace.see(1, went_out(tuple));
+    trace.see(1, consumed(tuple));
+    let gateways: Vec<_> = routes(trace.only()).iter().map(|route| route.gateway).collect();
+    assert_eq!(gateways, [None]);
+
+    let mut trace = Trace::new();
+    trace.see(1, first(routed(before(Hook::Output, -1, tuple), "eth1", PUBLISHED.0)));
+    trace.see(1, went_out(tuple));
+    trace.see(1, consumed(tuple));
+    let gateways: Vec<_> = routes(trace.only()).iter().map(|route| route.gateway).collect();
+    assert_eq!(gateways, [Some(PUBLISHED.0.into())]);
+}
+
+#[test]
+fn a_packet_too_large_for_its_route_has_a_route() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Prerouting, -99, tuple));
+    trace.lookup(1, MAIN, 0);
+    trace.see(1, dropped(PKT_TOO_BIG, IN_FORWARD, tuple));
+
+    let draft = trace.only();
+    assert_eq!(draft.outcome.result, OutcomeKind::Dropped);
+    let routes = routes(draft);
+    let told: Vec<_> =
+        routes.iter().map(|route| (route.table, route.device.as_deref(), route.error.as_deref())).collect();
+    assert_eq!(told, [(Some(MAIN), Some("eth1"), None)]);
+}
