@@ -20,7 +20,7 @@ use nix::{
 
 use crate::{
     machine,
-    netns::{Netns, checked},
+    netns::{Door, Netns, checked},
     ruleset::Backend,
     traffic::LONG,
     wait,
@@ -222,6 +222,15 @@ pub fn address_of(container: &str) -> Result<[u8; 4]> {
     let address: std::net::Ipv4Addr =
         said.parse().with_context(|| format!("address of {container}: {said:?}"))?;
     Ok(address.octets())
+}
+
+/// The way into the namespace of a container.
+///
+/// # Errors
+/// When there is no such container.
+pub fn door_of(container: &str) -> Result<Door> {
+    let said = docker(&format!("inspect --format {{{{.State.Pid}}}} {container}"))?;
+    Door::of_process(said.parse().with_context(|| format!("pid of {container}: {said:?}"))?)
 }
 
 /// The device of a Docker network: `docker0`, or `br-` and the beginning of its id.

@@ -40,6 +40,15 @@ pub struct Netns {
 pub struct Door(File);
 
 impl Door {
+    /// The way into the namespace of a process.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/ns/net");
+        Ok(Self(File::open(&path).with_context(|| path)?))
+    }
+
     /// Runs `work` on a thread inside the namespace. Sockets that it returns stay in there.
     ///
     /// # Panics
