@@ -226,6 +226,17 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// The containers at both ends, where there are any, as evidence.
+    pub(super) fn containers_of(&self, tuple: Tuple) -> Option<String> {
+        let ends = [tuple.source, tuple.destination];
+        let named: Vec<String> = ends
+            .into_iter()
+            .filter(|address| self.container_at(*address).is_some())
+            .map(|address| self.name(address))
+            .collect();
+        (!named.is_empty()).then(|| format!("containers: {}", named.join(", ")))
+    }
+
     /// The container that has an address.
     pub(super) fn container_at(&self, address: IpAddr) -> Option<&'a str> {
         self.surroundings

@@ -79,6 +79,7 @@ fn by_rule(
     );
     let mut evidence: Vec<String> = leg.destination_rewritten().map(words::rewriting).into_iter().collect();
     evidence.push(words::judgement(stage));
+    evidence.extend(case.containers_of(stage.before));
     if let Some(set) = ip_set(stage) {
         evidence.push(format!("the rule asks the set {set}: {} is in it, or should be", stage.before.source));
     }
@@ -131,6 +132,7 @@ impl Check for DroppedByPolicy {
         let mut evidence: Vec<String> =
             leg.destination_rewritten().map(words::rewriting).into_iter().collect();
         evidence.push(words::judgement(stage));
+        evidence.extend(case.containers_of(stage.before));
         if !stage.rules.is_empty() {
             let matched: Vec<_> = stage.rules.iter().map(words::rule).collect();
             evidence.push(format!("matched on the way, without deciding: {}", matched.join(", ")));

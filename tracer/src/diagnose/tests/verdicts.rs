@@ -25,6 +25,24 @@ fn a_dropping_rule_is_named_with_its_text() {
 }
 
 #[test]
+fn containers_at_both_ends_are_named() {
+    let named = |addresses: &[&str]| {
+        let names = addresses.iter().map(|address| (ip(address), format!("box-{address}")));
+        let names = Containers::with_names([], names, []);
+        let lab = Lab::tcp("172.18.0.2:40000", "172.19.0.2:80").judged(
+            Hook::Forward,
+            Verdict::Drop,
+            Some(("DOCKER-ISOLATION-STAGE-2", 1, "-j DROP")),
+        );
+        lab.edit(|lab| lab.containers = names).only("dropped-by-rule").evidence
+    };
+    let both = "containers: 172.18.0.2 (box-172.18.0.2), 172.19.0.2 (box-172.19.0.2)".to_owned();
+    assert!(named(&["172.18.0.2", "172.19.0.2"]).contains(&both));
+    assert!(named(&["172.19.0.2"]).contains(&"containers: 172.19.0.2 (box-172.19.0.2)".to_owned()));
+    assert!(!named(&[]).iter().any(|line| line.starts_with("containers")));
+}
+
+#[test]
 fn the_fix_speaks_the_language_of_the_backend() {
     let drop = |backend| {
         Lab::tcp("[fd01::2]:4000", "[fd01::1]:22").backend(backend).comes_in("c0").judged(
