@@ -23,8 +23,7 @@ const ARP: [u8; 42] = {
 
 /// Opens and closes a connection on loopback, sending frames in between that are no IP: the kernel frees
 /// acknowledgements without a word, and what is sent next from this CPU gets their memory.
-fn connect_amid(frames: &Socket) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))?;
+fn connect_amid(listener: &TcpListener, frames: &Socket) -> Result<()> {
     let send = || (0..5).try_for_each(|_| frames.send(&ARP).map(drop));
     let mut here = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))?;
     let (mut there, _) = listener.accept()?;
@@ -46,7 +45,8 @@ fn what_leaves_in_memory_that_was_another_packets_is_not_that_packet() -> Result
         one.set(0)?;
         sched_setaffinity(Pid::from_raw(0), &one)?;
         let frames = copies::packet_socket("eth1")?;
-        (0..ROUNDS).try_for_each(|_| connect_amid(&frames))
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))?;
+        (0..ROUNDS).try_for_each(|_| connect_amid(&listener, &frames))
     })?;
     let closing = json!({"packet": {"tcp_flags": "AF"}});
     let report = stop_after(trace, &closing, ROUNDS * 2)?;
