@@ -183,6 +183,10 @@ pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     let device = ctx.arg::<*const u8>(1) as u64;
     if let Some(track) = follow::find(skb) {
+        if in_scope(&mut Reader::new(), device).is_none() {
+            gone(skb, track);
+            return 0;
+        }
         track.device_in = 0;
         if track.device_out != device {
             sent(skb, track, device, 0);
@@ -193,6 +197,17 @@ pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
         sent(skb, track, device, SIGHT_COPY);
     }
     0
+}
+
+/// A packet leaves by a device of a namespace that is not traced, where none came in that was followed: either it is below the
+/// device that it left by (macvlan), or another packet has its `sk_buff`.
+#[inline(always)]
+fn gone(skb: u64, track: &Track) {
+    if track.device_out != 0 {
+        left(skb, track);
+    } else {
+        follow::stop(skb);
+    }
 }
 
 #[inline(never)]
