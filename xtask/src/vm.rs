@@ -53,7 +53,8 @@ pub(crate) struct Options {
     group: Vec<Group>,
     #[command(flatten)]
     choice: Choice,
-    /// What `cargo xtask test` ends with: 6.1 and 6.12, doctor and a few scenarios. A machine that cannot fetch kernels or emulate skips it and says why
+    /// What `cargo xtask test` ends with: 6.1 and 6.12, doctor and a few scenarios. A machine that cannot fetch kernels
+    /// or emulate skips it and says why
     #[arg(long, conflicts_with_all = ["kernel", "group", "only", "all_scenarios", "page", "command"])]
     quick: bool,
     /// Write docs/compatibility.md from this run and those before; `--group doctor` gives the kernels' features

@@ -180,10 +180,9 @@ impl SentErrors {
     /// One that quotes this packet and was sent since it was seen last. It is about one packet: another that looks the
     /// same does not get it, too.
     pub(super) fn take_about(&mut self, open: &Open) -> Option<SentError> {
-        let about = open.quotable().into_iter().flatten();
-        let quote = about
-            .into_iter()
-            .find(|quote| self.by_quote.get(quote).is_some_and(|error| error.time >= open.time))?;
+        let mut quotes = open.quotable().into_iter().flatten();
+        let quote =
+            quotes.find(|quote| self.by_quote.get(quote).is_some_and(|error| error.time >= open.time))?;
         self.by_quote.remove(&quote)
     }
 }
