@@ -219,6 +219,23 @@ pub(crate) fn go_on_as(original: u64, copy: u64) {
     add(copy, 1);
 }
 
+/// Whether a packet at a hook is followed. One that is not may be what IP got of a followed packet that a packet socket
+/// bound to the device took, too (`skb_share_check`): a copy, and the first that is seen behind the device is the packet
+/// from there on. A global function: the verifier looks at it once, whoever calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_followed(skb: u64) -> u32 {
+    if find(skb).is_some() {
+        return 1;
+    }
+    let Some(original) = copied_from(skb) else { return 0 };
+    if find(original).is_none_or(|track| track.device_in == 0) {
+        return 0;
+    }
+    go_on_as(original, skb);
+    u32::from(find(skb).is_some())
+}
+
 /// Another packet is being handled on this CPU: nothing is in hand.
 #[inline(always)]
 pub(crate) fn empty_hand() {

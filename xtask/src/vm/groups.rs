@@ -73,6 +73,8 @@ impl Group {
                 ("tests", "bad_input"),
                 ("tests", "burst"),
                 ("tests", "verdicts"),
+                ("tests", "correlation"),
+                ("tests", "ends"),
             ],
             Self::Rules => &[
                 ("tracer", "kernel_walk"),
@@ -95,7 +97,8 @@ impl Group {
     pub(super) fn deadline(self) -> u64 {
         match self {
             Self::Doctor | Self::Compare => 5 * 60,
-            Self::Live | Self::Rules => 20 * 60,
+            Self::Rules => 20 * 60,
+            Self::Live => 30 * 60,
             Self::Docker => 40 * 60,
             Self::Scenarios => 60 * 60,
         }

@@ -67,6 +67,12 @@ macro_rules! position {
     }};
 }
 
+/// Whether a packet is followed; it may be a copy of one that was, until here.
+#[inline(always)]
+fn is_followed(skb: u64) -> bool {
+    !follow::nobody() && follow::is_followed(skb) != 0
+}
+
 /// The place at a function of the hook that `state` describes.
 #[inline(always)]
 fn place_of(skb: u64, state: u64, function: u64) -> Option<HandedOver> {
@@ -86,7 +92,7 @@ fn place_of(skb: u64, state: u64, function: u64) -> Option<HandedOver> {
 pub(crate) fn hook_begin(ctx: ProbeContext) -> u32 {
     let registers = Registers::read(&ctx);
     let (skb, state) = (registers.at(position!(slow_skb)), registers.at(position!(slow_state)));
-    if follow::find(skb).is_none() && place_of(skb, state, END).is_none_or(|found| found.place.begins == 0) {
+    if !is_followed(skb) && place_of(skb, state, END).is_none_or(|found| found.place.begins == 0) {
         return 0;
     }
     // Without room the end of this hook is not seen: the next sight shows that the packet passed.
@@ -138,7 +144,7 @@ pub(crate) fn table_function(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn enter(ctx: *mut c_void, found: &HandedOver) {
     pass();
-    if follow::find(found.skb).is_none() {
+    if !is_followed(found.skb) {
         let role = found.place.role;
         if role == role::FOLLOW {
             return;
@@ -165,7 +171,7 @@ pub(crate) fn local_out(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub(crate) fn local_in(ctx: ProbeContext) -> u32 {
     let skb = Registers::read(&ctx).at(position!(input_skb));
-    if follow::find(skb).is_some() {
+    if is_followed(skb) {
         let mut reader = Reader::new();
         let device: u64 = member!(reader, skb, skb_dev);
         judge::bare(ctx.as_ptr(), skb, member!(reader, device, dev_net), LOCAL_IN);
@@ -180,7 +186,7 @@ pub(crate) fn local_in(ctx: ProbeContext) -> u32 {
 pub(crate) fn output(ctx: ProbeContext) -> u32 {
     let registers = Registers::read(&ctx);
     let (net, skb) = (registers.at(position!(output_net)), registers.at(position!(output_skb)));
-    if follow::find(skb).is_some() {
+    if is_followed(skb) {
         let came_in: u32 = member!(Reader::new(), skb, skb_iif);
         let hook = if came_in == 0 { POST_ROUTING } else { FORWARD };
         judge::bare(ctx.as_ptr(), skb, net, hook);
