@@ -42,11 +42,6 @@ impl Release {
             Self::V7_2 => "trixie-backports",
         }
     }
-
-    /// 7.2 with two panics now and then: it rewrites its own code while the other one runs it, which emulation shows late.
-    pub(super) fn processors(self) -> u32 {
-        if self == Self::V7_2 { 1 } else { 2 }
-    }
 }
 
 impl Display for Release {
