@@ -191,6 +191,13 @@ pub fn has_nft_types() -> bool {
     ["nf_tables", "vmlinux"].iter().any(|part| names(&type_data(part)).any(|name| name == b"nft_base_chain"))
 }
 
+/// Whether this kernel has a tracepoint, and not in a module.
+#[must_use]
+pub fn has_tracepoint(name: &str) -> bool {
+    let typedef = format!("btf_trace_{name}");
+    names(&type_data("vmlinux")).any(|name| name == typedef.as_bytes())
+}
+
 /// The description of a part of the kernel: `vmlinux` or a module; empty where there is none.
 fn type_data(part: &str) -> Vec<u8> {
     fs::read(Path::new("/sys/kernel/btf").join(part)).unwrap_or_default()

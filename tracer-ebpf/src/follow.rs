@@ -220,8 +220,8 @@ pub(crate) fn go_on_as(original: u64, copy: u64) {
 }
 
 /// Whether a packet at a hook is followed. One that is not may be what IP got of a followed packet that a packet socket
-/// bound to the device took, too (`skb_share_check`): a copy, and the first that is seen behind the device is the packet
-/// from there on. A global function: the verifier looks at it once, whoever calls it.
+/// bound to the device took, too (`skb_share_check` in `ip_rcv_core`): a copy, and the packet from there on. A bridge's copies
+/// are at the device that they leave by. A global function: the verifier looks at it once, whoever calls it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn is_followed(skb: u64) -> u32 {
@@ -229,7 +229,8 @@ pub(crate) extern "C" fn is_followed(skb: u64) -> u32 {
         return 1;
     }
     let Some(original) = copied_from(skb) else { return 0 };
-    if find(original).is_none_or(|track| track.device_in == 0) {
+    let device: u64 = member!(Reader::new(), skb, skb_dev);
+    if device == 0 || find(original).is_none_or(|track| track.device_in != device) {
         return 0;
     }
     go_on_as(original, skb);

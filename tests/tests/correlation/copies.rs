@@ -74,7 +74,9 @@ fn a_multicast_with_several_listeners_is_delivered_once() -> Result<()> {
         &json!({"stages": [{"kind": "route", "route_type": "multicast"}],
                 "outcome": {"result": "delivered", "socket": {"local": "239.1.1.1:7777"}}, "findings": []}),
     );
-    assert_eq!(notes(journey), ["3 sockets received it"]);
+    // A datagram taken off a queue leaves no other trace: older kernels do not tell.
+    let told = if machine::has_tracepoint("sk_data_ready") { vec!["3 sockets received it"] } else { vec![] };
+    assert_eq!(notes(journey), told);
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use nix::{
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::{
-    expect,
+    expect, machine,
     netns::Netns,
     pathtrace::{Pathtrace, Report},
     ruleset::{self, Backend},
