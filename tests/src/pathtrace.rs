@@ -134,7 +134,14 @@ impl Pathtrace {
     /// # Errors
     /// When it ends, or does not start within [`PATIENCE`]; tells what it wrote to stderr.
     pub fn start(netns: Option<&Netns>, arguments: &[&str]) -> Result<Self> {
-        let mut command = command(netns)?;
+        Self::start_as(command(netns)?, arguments)
+    }
+
+    /// As [`Pathtrace::start`], of a [`command`] that something was changed in.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_as(mut command: Command, arguments: &[&str]) -> Result<Self> {
         command.arg("--json").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
         let said = Shared::default();

@@ -98,7 +98,9 @@ impl Attributor {
         journey
     }
 
-    fn wall_clock(&self, nanoseconds: u64) -> Timestamp {
+    /// The time of day at `nanoseconds` of CLOCK_MONOTONIC.
+    #[must_use]
+    pub fn wall_clock(&self, nanoseconds: u64) -> Timestamp {
         let since = SignedDuration::from_nanos(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
         self.epoch.checked_add(since).unwrap_or(Timestamp::MAX)
     }

@@ -207,11 +207,16 @@ impl Correlator {
         self.give_up_where(|_| true, output);
     }
 
+    /// When the packet came that has been under way longest; nanoseconds of CLOCK_MONOTONIC.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u64> {
+        self.open.values().map(Open::began).min()
+    }
+
     /// In the order in which they began.
     fn give_up_where(&mut self, late: impl Fn(&Open) -> bool, output: &mut Output) {
-        let began = |open: &Open| open.first.as_ref().map_or(open.time, |first| first.raw.head.time);
         let late = self.open.iter().filter(|(_, open)| late(open));
-        let mut late: Vec<(u64, u64)> = late.map(|(journey, open)| (began(open), *journey)).collect();
+        let mut late: Vec<(u64, u64)> = late.map(|(journey, open)| (open.began(), *journey)).collect();
         late.sort_unstable();
         for (_, journey) in late {
             self.give_up(journey, output);
@@ -256,6 +261,10 @@ fn tuples_match(filter: &Filter, tuples: &TuplesEvent) -> bool {
 }
 
 impl Open {
+    fn began(&self) -> u64 {
+        self.first.as_ref().map_or(self.time, |first| first.raw.head.time)
+    }
+
     /// What a sight means by its kind; true when the journey ended there.
     fn pass(&mut self, sight: &SightEvent, view: &View, names: &Names) -> bool {
         match sight.kind {

@@ -89,6 +89,7 @@ pub struct Case<'a> {
     pub journey: &'a Journey,
     /// `None` where conntrack does not know the packet.
     pub flow: Option<Flow>,
+    /// Every packet from before this moment is counted in `flow`: what came later may not be.
     pub now: Timestamp,
     /// What local sockets received shortly before, oldest first.
     pub recent: &'a [Delivery],

@@ -47,6 +47,11 @@ impl Waiting {
         self.0.len() >= MOST
     }
 
+    /// When the packet came that was first of them; nanoseconds of CLOCK_MONOTONIC.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.0.iter().map(|ended| ended.draft.time).min()
+    }
+
     /// Namespaces whose rulesets they wait for.
     pub(super) fn netns(&self) -> BTreeSet<u32> {
         self.0.iter().flat_map(|ended| legacy_in(&ended.draft)).collect()

@@ -54,6 +54,8 @@ pub(super) struct Findings {
     deliveries: Vec<Delivery>,
     rulesets: Rulesets,
     held: Vec<Held>,
+    /// Every packet from before this moment is noted.
+    settled: Timestamp,
     /// When events were lost last.
     lost_at: Option<Timestamp>,
     /// Namespaces that have gone and are not forgotten yet.
@@ -69,6 +71,7 @@ impl Findings {
             deliveries: Vec::new(),
             rulesets: Rulesets::default(),
             held: Vec::new(),
+            settled: Timestamp::MIN,
             lost_at: None,
             gone: Vec::new(),
         }
@@ -108,16 +111,23 @@ impl Findings {
     }
 
     /// Journeys that can be shown: those of which all is known, unless their cause may show later, and those whose
-    /// time to wait is over.
-    pub(super) fn ready(&mut self, scoped: &Scoped, kernel: &Kernel) -> Vec<Journey> {
+    /// time to wait is over. The journey of every packet from before `given` has been given to [`Findings::add`]: a reply may
+    /// have come long before its journey is here.
+    pub(super) fn ready(&mut self, scoped: &Scoped, kernel: &Kernel, given: Timestamp) -> Vec<Journey> {
         self.around.listen();
         let mut ready = Vec::new();
+        self.settle(given);
         while let Some(waiting) = self.queue.next(scoped, &mut self.around) {
             self.handle(scoped, kernel, waiting, true, &mut ready);
         }
+        self.settle(given);
         ready.extend(self.overdue(scoped, kernel));
         self.forget_gone();
         ready
+    }
+
+    fn settle(&mut self, given: Timestamp) {
+        self.settled = self.queue.oldest().map_or(given, |queued| queued.min(given));
     }
 
     /// Finds who received it, takes note of it, and gives it back, after those that its arrival decides.
@@ -139,7 +149,7 @@ impl Findings {
         if Flow::is_answer(&journey) {
             ready.extend(self.answered(scoped, kernel, journey.flow));
         }
-        ready.extend(self.look(scoped, kernel, journey, Timestamp::now()));
+        ready.extend(self.look(scoped, kernel, journey));
     }
 
     /// Finds who received a delivered packet; true when a newer list of sockets may say more.
@@ -194,17 +204,14 @@ impl Findings {
     fn answered(&mut self, scoped: &Scoped, kernel: &Kernel, flow: Option<u64>) -> Vec<Journey> {
         let is_answered = |held: &mut Held| held.journey.flow == flow && held.replies == 0;
         let answered: Vec<Held> = self.held.extract_if(.., is_answered).collect();
-        answered
-            .into_iter()
-            .filter_map(|held| self.look(scoped, kernel, held.journey, Timestamp::now()))
-            .collect()
+        answered.into_iter().filter_map(|held| self.look(scoped, kernel, held.journey)).collect()
     }
 
     /// Journeys whose time to wait is over.
     fn overdue(&mut self, scoped: &Scoped, kernel: &Kernel) -> Vec<Journey> {
-        let now = Timestamp::now();
-        let late: Vec<Held> = self.held.extract_if(.., |held| held.again_at <= now).collect();
-        let late = late.into_iter().filter_map(|held| self.look(scoped, kernel, held.journey, now));
+        let settled = self.settled;
+        let late: Vec<Held> = self.held.extract_if(.., |held| held.again_at <= settled).collect();
+        let late = late.into_iter().filter_map(|held| self.look(scoped, kernel, held.journey));
         let mut ready: Vec<Journey> = late.collect();
         // More than there is room for: the oldest are shown with what is known by now.
         let excess = self.held.len().saturating_sub(MOST_HELD);
@@ -218,28 +225,23 @@ impl Findings {
     }
 
     /// Everything that still waits, with what is known by now: the trace ends.
-    pub(super) fn finish(&mut self, scoped: &Scoped, kernel: &Kernel) -> Vec<Journey> {
+    pub(super) fn finish(&mut self, scoped: &Scoped, kernel: &Kernel, given: Timestamp) -> Vec<Journey> {
         let deadline = Instant::now() + LAST_LOOK;
-        let mut ready = self.ready(scoped, kernel);
+        let mut ready = self.ready(scoped, kernel, given);
         while !self.queue.is_empty() && Instant::now() < deadline {
             self.around.wait(deadline);
-            ready.extend(self.ready(scoped, kernel));
+            ready.extend(self.ready(scoped, kernel, given));
         }
         while let Some(waiting) = self.queue.next_at_once() {
             self.handle(scoped, kernel, waiting, false, &mut ready);
         }
+        ready.extend(self.ready(scoped, kernel, given));
         ready.extend(std::mem::take(&mut self.held).into_iter().map(|held| held.journey));
         ready
     }
 
     /// Diagnoses; `None` when the journey is held.
-    fn look(
-        &mut self,
-        scoped: &Scoped,
-        kernel: &Kernel,
-        mut journey: Journey,
-        now: Timestamp,
-    ) -> Option<Journey> {
+    fn look(&mut self, scoped: &Scoped, kernel: &Kernel, mut journey: Journey) -> Option<Journey> {
         let passed: BTreeSet<u32> = journey.stages.iter().map(|stage| stage.netns).collect();
         let surroundings: Vec<_> = passed.iter().filter_map(|netns| self.around.newest(*netns)).collect();
         name_programs(&mut journey, &surroundings);
@@ -251,6 +253,7 @@ impl Findings {
         }
         let flow = journey.flow.and_then(|number| self.flow(number));
         let recent = &self.deliveries;
+        let now = self.settled;
         let case =
             Case { journey: &journey, flow, now, recent, surroundings: &surroundings, rulesets: &rulesets };
         let diagnosis = diagnose(&case);

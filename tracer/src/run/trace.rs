@@ -283,7 +283,7 @@ impl<'c> Trace<'c> {
         self.correlator.finish(&mut output);
         self.show(output)?;
         self.show_all()?;
-        for journey in self.findings.finish(&self.scoped, &self.kernel) {
+        for journey in self.findings.finish(&self.scoped, &self.kernel, self.settled()) {
             self.print(journey)?;
         }
         self.kernel.write_diagnostics();

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+
 use super::around::Around;
 use crate::{
     enrich::NetnsPath,
@@ -69,6 +71,11 @@ impl Queue {
     /// Puts one back that has to wait longer.
     pub(super) fn put_back(&mut self, waiting: Waiting) {
         self.0.push_front(waiting);
+    }
+
+    /// When the packet came that was first of them.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        self.0.iter().map(|waiting| waiting.journey.time).min()
     }
 
     pub(super) fn is_empty(&self) -> bool {

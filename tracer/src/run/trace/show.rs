@@ -1,5 +1,7 @@
 //! What ended, on its way to the output.
 
+use jiff::Timestamp;
+
 use super::{
     super::{ended::Ended, findings::Receiver, shown},
     Trace,
@@ -12,6 +14,10 @@ use crate::{
     model::{Journey, Line, OutcomeKind},
     summary::Shown,
 };
+
+/// Nanoseconds after which the end of a packet is not waited for any more to say what has not come: parts of a datagram may
+/// be under way for half a minute.
+const VERY_LONG: u64 = 2_000_000_000;
 
 impl Trace<'_> {
     /// Attributes, enriches and prints what ended and need not wait.
@@ -64,8 +70,16 @@ impl Trace<'_> {
         }
     }
 
+    /// The journeys of packets from before this moment are all given to the findings, but for those that have been under way
+    /// for very long.
+    pub(super) fn settled(&self) -> Timestamp {
+        let under_way = self.correlator.oldest().map(|time| time.max(self.read_until.saturating_sub(VERY_LONG)));
+        let waiting = [under_way, self.ended.oldest()].into_iter().flatten().min();
+        self.attributor.wall_clock(waiting.unwrap_or(u64::MAX).min(self.read_until))
+    }
+
     fn print_ready(&mut self) -> Result<(), Failure> {
-        for journey in self.findings.ready(&self.scoped, &self.kernel) {
+        for journey in self.findings.ready(&self.scoped, &self.kernel, self.settled()) {
             self.print(journey)?;
         }
         Ok(())
