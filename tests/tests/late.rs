@@ -24,9 +24,7 @@ fn slow(folder: &Path, name: &str) -> Result<()> {
 
 #[test]
 fn a_reply_that_came_in_time_is_no_missing_reply() -> Result<()> {
-    for (backend, tool) in
-        [(Backend::Nft, "iptables-nft-save"), (Backend::Legacy, "iptables-legacy-save")]
-    {
+    for (backend, tool) in [(Backend::Nft, "iptables-nft-save"), (Backend::Legacy, "iptables-legacy-save")] {
         let lab = Lab::new(Topology::Routed)?;
         let (client, host, server) = (lab.netns("client")?, lab.netns("host")?, lab.netns("server")?);
         let inner = SocketAddr::new(lab.address("server", Family::Ipv4)?, 8080);

@@ -11,6 +11,9 @@ const TOLD: usize = 4;
 const NFT_RULES: [&str; 6] =
     ["rules", "rules_source", "decided_by", "exact", "inexact_because", "mapping_rule"];
 
+/// What rules are known from with the ruleset as it is.
+const SOURCES: [Option<&str>; 2] = [Some("counters"), Some("probes")];
+
 /// Both kernels, in the order of the values.
 #[derive(Clone, Copy)]
 struct Both<'a>(&'a Knows, &'a Knows);
@@ -77,13 +80,27 @@ impl Both<'_> {
     }
 
     /// Whether one of the kernels can say neither which rule of nft refused this journey nor, so, why.
-    fn cause_is_apart(self, journey: &Map<String, Value>) -> bool {
-        let refused = |stage: &Value| {
-            let by_nft = stage.as_object().is_some_and(is_nft);
-            by_nft && is_refusal(&stage["verdict"])
+    fn cause_is_apart(self, ours: &Map<String, Value>, theirs: &Map<String, Value>) -> bool {
+        let stages = |journey: &Map<String, Value>| journey.get("stages").and_then(Value::as_array).cloned();
+        let (ours, theirs) = (stages(ours).unwrap_or_default(), stages(theirs).unwrap_or_default());
+        ours.iter().zip(&theirs).filter_map(|(a, b)| a.as_object().zip(b.as_object())).any(|(a, b)| {
+            let refused = |stage: &Map<String, Value>| stage.get("verdict").is_some_and(is_refusal);
+            self.rules_are_apart(a, b) && (refused(a) || refused(b))
+        })
+    }
+
+    /// Whether one of the kernels does not know what the other says of a table's rules: it does not describe nft's types,
+    /// or has no probes to see what the other saw by them, and says so.
+    fn rules_are_apart(self, ours: &Map<String, Value>, theirs: &Map<String, Value>) -> bool {
+        let unreadable = !(self.0.nft_types && self.1.nft_types);
+        let seen = |stage: &Map<String, Value>| {
+            stage.get("rules_source").is_some_and(|source| source == "probes")
+                && stage.get("exact") == Some(&Value::Bool(true))
         };
-        let stages = journey.get("stages").and_then(Value::as_array);
-        !(self.0.nft_types && self.1.nft_types) && stages.is_some_and(|stages| stages.iter().any(refused))
+        let unknown = |stage: &Map<String, Value>| stage.get("exact") == Some(&Value::Bool(false));
+        (unreadable && (is_nft(ours) || is_nft(theirs)))
+            || (seen(ours) && unknown(theirs))
+            || (unknown(ours) && seen(theirs))
     }
 
     fn object(
@@ -93,7 +110,7 @@ impl Both<'_> {
         theirs: &Map<String, Value>,
         found: &mut Vec<String>,
     ) {
-        let apart = !(self.0.nft_types && self.1.nft_types) && (is_nft(ours) || is_nft(theirs));
+        let apart = self.rules_are_apart(ours, theirs);
         let mut keys: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
         keys.sort();
         keys.dedup();
@@ -102,7 +119,10 @@ impl Both<'_> {
             let (a, b) = (of(ours), of(theirs));
             let excused = match key.as_str() {
                 "reason" => self.same_reason(&a, &b),
-                "findings" => self.cause_is_apart(ours) || self.cause_is_apart(theirs),
+                "error" => self.are_reasons(&a, &b) && self.same_reason(&a, &b),
+                "findings" => self.cause_is_apart(ours, theirs),
+                // How a kernel lets rules be seen is its own affair.
+                "rules_source" if SOURCES.contains(&a.as_str()) && SOURCES.contains(&b.as_str()) => true,
                 "verdict" => apart && is_refusal(&a) && is_refusal(&b),
                 key => apart && NFT_RULES.contains(&key),
             };
@@ -110,6 +130,12 @@ impl Both<'_> {
                 self.value(&format!("{path} {key}"), &a, &b, found);
             }
         }
+    }
+
+    /// A route's error may be the reason of the drop, where no lookup said why.
+    fn are_reasons(self, ours: &Value, theirs: &Value) -> bool {
+        let is_one = |error: &Value, of: &Knows| error.as_str().is_none_or(|name| of.reasons.contains(name));
+        is_one(ours, self.0) && is_one(theirs, self.1)
     }
 
     /// Whether each kernel says what it has a word for: where it has none, it gives no reason, or a vague one.
@@ -185,6 +211,22 @@ mod tests {
             let found = between(&story(&new, "A", backend, 1), &story(other, "A", backend, 2));
             assert_eq!(found.is_none(), excused, "{backend}");
         }
+    }
+
+    #[test]
+    fn what_only_probes_see_may_be_unknown_elsewhere_and_not_otherwise() {
+        let told = |source: &str, exact: bool, position: u32| {
+            let stage = json!({"backend": "nftables", "verdict": "drop", "rules_source": source, "exact": exact,
+                "rules": [{"position": position}]});
+            let code = if exact { "dropped-by-rule" } else { "dropped-by-table" };
+            let journey = json!({"packet": {}, "stages": [stage], "findings": [code]});
+            Story { knows: knows(&[], true), journeys: vec![journey] }
+        };
+        let seen = told("probes", true, 2);
+        assert_eq!(between(&seen, &told("counters", false, 1)), None);
+        assert_eq!(between(&seen, &told("counters", true, 2)), None);
+        assert!(between(&seen, &told("counters", true, 1)).is_some());
+        assert!(between(&told("counters", true, 2), &told("counters", false, 1)).is_some());
     }
 
     #[test]

@@ -53,29 +53,28 @@ impl Open {
             if sight.raw.tcp_flags & FIN == 0 {
                 self.notes.push("the socket was closed before it was read".to_owned());
             }
-            self.end(OutcomeKind::Delivered, None).reason = reason;
+            self.received(reason);
             return;
         }
         if reached_socket && self.answer.is_none() && is_taken(reason.as_deref(), location.as_deref()) {
-            let outcome = self.end(OutcomeKind::Delivered, None);
-            outcome.reason = reason;
+            self.received(reason);
             return;
         }
         if reached_socket && is_icmpv6_done(sight, reason.as_deref(), location.as_deref()) {
-            self.end(OutcomeKind::Delivered, None).reason = reason;
+            self.received(reason);
             return;
         }
         let location_is_icmps = location.as_deref().is_some_and(|function| ENDS_OF_ICMP.contains(&function));
         if location_is_icmps && reason.as_deref() == Some("NO_SOCKET") {
             self.judged(Fate::Passed, None);
             self.notes.push("an echo reply; raw sockets take copies of those, which are not seen".to_owned());
-            self.end(OutcomeKind::Delivered, None).reason = reason;
+            self.received(reason);
             return;
         }
         let died_in_gap = self.gap.is_some();
         self.judged(Fate::Dropped, None);
         let by_netfilter = is_netfilters(reason.as_deref(), location.as_deref());
-        if !died_in_gap && !by_netfilter && self.last_hook() == Some(Hook::Prerouting) {
+        if !died_in_gap && !by_netfilter && self.stands_before_routing() {
             self.dropped_at_routing(sight, reason.as_deref(), location.as_deref());
         }
         let stage = self.last_stage();
@@ -85,6 +84,20 @@ impl Open {
         outcome.reason = reason;
         outcome.location = location;
         outcome.answer = answer.map(str::to_owned);
+    }
+
+    /// The reason of a packet that arrived may say how that ended; a kernel without a word for it says nothing.
+    fn received(&mut self, reason: Option<String>) {
+        self.end(OutcomeKind::Delivered, None).reason = reason.filter(|reason| reason != NO_REASON);
+    }
+
+    /// Whether routing was next, or had begun: kernels without netfilter links are not asked at a PREROUTING that nobody is
+    /// hooked to.
+    fn stands_before_routing(&self) -> bool {
+        match self.last_hook() {
+            None => !self.routes.is_empty(),
+            hook => hook == Some(Hook::Prerouting),
+        }
     }
 
     pub(super) fn consumed(&mut self, _sight: &SightEvent, location: u64, names: &Names) {

@@ -259,7 +259,13 @@ fn icmpv6_frees_a_message_that_it_handled_as_a_drop() {
         let mut end = dropped(reason, IN_ICMPV6, tcp(CLIENT, PUBLISHED));
         end.raw.icmp_type = icmp_type;
         trace.see(1, end);
-        assert_eq!(trace.only().outcome.result, result);
+        let outcome = &trace.only().outcome;
+        assert_eq!(outcome.result, result);
+        assert_eq!(
+            outcome.reason.is_none(),
+            result == OutcomeKind::Delivered,
+            "no reason is no reason: {outcome:?}"
+        );
     }
 }
 

@@ -36,7 +36,13 @@ pub const TRACEPOINTS: &[Tracepoint] = &[
         "IPv6 routing decisions with their table",
         false,
     ),
-    tracepoint("socket_data", "sk_data_ready", &["sock"], "delivery to a socket, at once, and to how many", false),
+    tracepoint(
+        "socket_data",
+        "sk_data_ready",
+        &["sock"],
+        "delivery to a socket, at once, and to how many",
+        false,
+    ),
     tracepoint(
         "socket_state",
         "inet_sock_set_state",

@@ -80,3 +80,26 @@ fn a_packet_too_large_for_its_route_has_a_route() {
         routes.iter().map(|route| (route.table, route.device.as_deref(), route.error.as_deref())).collect();
     assert_eq!(told, [(Some(MAIN), Some("eth1"), None)]);
 }
+
+#[test]
+fn a_lookup_before_any_hook_was_seen_is_told_of_a_packet_that_routing_drops() {
+    for (error, told) in [(0, "NOT_SPECIFIED"), (-101, "ENETUNREACH")] {
+        let mut trace = Trace::new();
+        let tuple = tcp(CLIENT, INNER);
+        trace.see(1, came_in(tuple));
+        trace.lookup(1, MAIN, error);
+        trace.see(1, dropped(NOT_SPECIFIED, 0, tuple));
+
+        let draft = trace.only();
+        let routes: Vec<_> =
+            routes(draft).iter().map(|route| (route.table, route.error.as_deref())).collect();
+        assert_eq!(routes, [(Some(MAIN), Some(told))]);
+        assert_eq!(draft.outcome.stage, Some(1));
+    }
+    // Without one it may have died at its device.
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, dropped(NOT_SPECIFIED, 0, tuple));
+    assert!(routes(trace.only()).is_empty());
+}

@@ -73,7 +73,8 @@ impl Trace<'_> {
     /// The journeys of packets from before this moment are all given to the findings, but for those that have been under way
     /// for very long.
     pub(super) fn settled(&self) -> Timestamp {
-        let under_way = self.correlator.oldest().map(|time| time.max(self.read_until.saturating_sub(VERY_LONG)));
+        let under_way =
+            self.correlator.oldest().map(|time| time.max(self.read_until.saturating_sub(VERY_LONG)));
         let waiting = [under_way, self.ended.oldest()].into_iter().flatten().min();
         self.attributor.wall_clock(waiting.unwrap_or(u64::MAX).min(self.read_until))
     }
