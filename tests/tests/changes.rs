@@ -9,6 +9,7 @@ use tests::{
     netns::Netns,
     pathtrace::Pathtrace,
     ruleset::{self, Backend},
+    scenario::told_here,
     topology::{Family, Lab, Topology},
     traffic::{self, LONG, SHORT, Server},
     wait,
@@ -45,6 +46,7 @@ fn base_chains_that_appear_are_seen_and_those_that_vanish_are_forgotten() -> Res
                         "exact": true, "rules": [{"chain": "FORWARD", "position": 1, "text": "-A FORWARD -p tcp -m tcp --dport 80 -j DROP"}]}],
             "outcome": {"result": "dropped", "reason": "NETFILTER_DROP"}
         });
+        let dropped = told_here(dropped, backend);
         repeat_until(&trace, "the new chain's drop", &dropped, || traffic::tcp(client, to, SHORT).map(drop))?;
 
         ruleset::iptables(
@@ -59,6 +61,7 @@ fn base_chains_that_appear_are_seen_and_those_that_vanish_are_forgotten() -> Res
                         "rules": [{"position": 1, "text": "~--comment again"}]}],
             "outcome": {"result": "forwarded"}
         });
+        let accepted = told_here(accepted, backend);
         repeat_until(&trace, "the rule that replaced it", &accepted, || {
             traffic::tcp(client, to, *LONG).map(drop)
         })?;

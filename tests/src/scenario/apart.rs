@@ -4,11 +4,25 @@
 
 use serde_json::Value;
 
-use crate::ruleset::Backend;
+use crate::{machine, ruleset::Backend};
 
 /// Keys of a stage that say which rule judged.
 const OF_RULES: [&str; 6] =
     ["rules", "rules_source", "decided_by", "exact", "inexact_because", "mapping_rule"];
+
+/// What this kernel can say of a journey that other kernels tell as `pattern`: it may have no words for drop reasons, and
+/// not describe nftables' types. `backend` is that of stages that do not name theirs.
+#[must_use]
+pub fn told_here(mut pattern: Value, backend: Backend) -> Value {
+    if !machine::has_nft_types() {
+        without_nft_rules(&mut pattern, backend);
+    }
+    let named = |reason: &Value| reason.as_str().is_some_and(|name| name.starts_with(char::is_uppercase));
+    if let Some(reason) = pattern.pointer_mut("/outcome/reason").filter(|reason| named(reason)) {
+        *reason = machine::drop_reason(reason.as_str().unwrap_or_default()).into();
+    }
+    pattern
+}
 
 /// Takes the rules of nft out of a journey's pattern; `backend` is that of stages that do not name theirs.
 pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {

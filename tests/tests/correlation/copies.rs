@@ -42,7 +42,8 @@ fn a_flooded_frame_is_one_journey_and_its_copies_are_said() -> Result<()> {
     assert_eq!(notes(copy), [format!("a copy, made for {other}, of a packet that has a journey of its own")]);
     // Both arrive at a host that is not meant, each for itself.
     for journey in [copy, whole] {
-        fits(journey, &json!({"outcome": {"result": "dropped", "reason": "OTHERHOST"}}));
+        let reason = machine::drop_reason("OTHERHOST");
+        fits(journey, &json!({"outcome": {"result": "dropped", "reason": reason}}));
     }
     assert_eq!(report.summary()?["journeys"], 2);
     Ok(())
