@@ -42,8 +42,9 @@ fn a_flooded_frame_is_one_journey_and_its_copies_are_said() -> Result<()> {
     assert_eq!(notes(copy), [format!("a copy, made for {other}, of a packet that has a journey of its own")]);
     // Both arrive at a host that is not meant, each for itself.
     for journey in [copy, whole] {
-        let reason = machine::drop_reason("OTHERHOST");
-        fits(journey, &json!({"outcome": {"result": "dropped", "reason": reason}}));
+        fits(journey, &json!({"outcome": {"result": "dropped", "reason": "OTHERHOST"}}));
+        let findings = journey["findings"].to_string();
+        assert!(!findings.contains("ip-forwarding-off"), "{findings}");
     }
     assert_eq!(report.summary()?["journeys"], 2);
     Ok(())
@@ -160,14 +161,17 @@ fn taps_change_nothing() -> Result<()> {
         let here = journey["packet"]["source_port"] == port;
         let pattern = if here {
             json!({"stages": [{"device": "eth0", "direction": "in"}, {"kind": "route"},
-                              {"hook": "input", "table": "filter", "verdict": "accept", "exact": true}],
+                              {"hook": "input", "table": "filter", "backend": "iptables-legacy", "verdict": "accept", "exact": true}],
                    "outcome": {"result": "delivered"}, "findings": []})
         } else {
             json!({"stages": [{"kind": "route"}, {"device": "eth0", "direction": "out"}],
                    "outcome": {"result": "forwarded", "device": "eth0"}, "findings": []})
         };
         fits(journey, &pattern);
-        assert_eq!(notes(journey), Vec::<&str>::new());
+        // Without drop reasons nobody can tell what a connection that closes has handled.
+        let untold = machine::drop_reasons().is_empty() && journey["outcome"]["result"] == "delivered";
+        let told = notes(journey);
+        assert!(told.is_empty() || (untold && told[0].starts_with("TCP freed it")), "{told:?}");
     }
     let syn = json!({"packet": {"source_port": port, "tcp_flags": "S"}});
     assert_eq!(fitting(&report.lines, &syn).len(), 1, "a tap's copy is no second packet");

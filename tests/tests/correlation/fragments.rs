@@ -70,13 +70,13 @@ fn without_conntrack_each_fragment_is_judged_and_only_the_first_has_ports() -> R
         fits(
             fragments[0],
             &json!({"packet": {"destination_port": PORT}, "outcome": {"result": "dropped"},
-                    "stages": [{"hook": "forward", "verdict": "drop", "decided_by": "rule"}]}),
+                    "stages": [{"hook": "forward", "backend": "iptables-legacy", "verdict": "drop", "decided_by": "rule"}]}),
         );
         for later in &fragments[1..] {
             fits(
                 later,
                 &json!({"packet": {"source_port": "null", "destination_port": "null"},
-                        "stages": [{"hook": "forward", "verdict": "accept", "decided_by": "policy",
+                        "stages": [{"hook": "forward", "backend": "iptables-legacy", "verdict": "accept", "decided_by": "policy",
                                     "before": {"destination_port": "null"}}],
                         "outcome": {"result": "forwarded"}}),
             );
@@ -105,9 +105,9 @@ fn a_datagram_for_this_host_is_put_together_before_input() -> Result<()> {
         &json!({
             "packet": {"destination_port": PORT, "fragment": "offset 0, more follow"},
             "stages": [
-                {"hook": "prerouting", "table": "mangle", "rules": [{"position": 1}]},
+                {"hook": "prerouting", "table": "mangle", "backend": "iptables-legacy", "rules": [{"position": 1}]},
                 {"kind": "route", "route_type": "local"},
-                {"hook": "input", "table": "filter", "verdict": "accept", "decided_by": "rule", "exact": true},
+                {"hook": "input", "table": "filter", "backend": "iptables-legacy", "verdict": "accept", "decided_by": "rule", "exact": true},
             ],
             "outcome": {"result": "delivered", "socket": {"local": to.to_string()}},
         }),

@@ -24,6 +24,7 @@ use tests::{
     netns::Netns,
     pathtrace::{Pathtrace, Report},
     ruleset::{self, Backend},
+    scenario::told_here,
     topology::{Family, Lab, Topology},
     traffic::{self, Answer, LONG, SHORT, Server},
     wait,
@@ -60,8 +61,9 @@ fn all_of<'a>(report: &'a Report, packets: &Value, count: usize) -> Vec<&'a Valu
     found
 }
 
+/// As far as this kernel can tell.
 fn fits(journey: &Value, pattern: &Value) {
-    if let Err(wrong) = expect::matches(pattern, journey) {
+    if let Err(wrong) = expect::matches(&told_here(pattern.clone(), Backend::Nft), journey) {
         panic!("{wrong}\n{}\n  notes {}", expect::pretty(journey), journey["notes"]);
     }
 }

@@ -32,8 +32,10 @@ const NO_REASON: &str = "NOT_SPECIFIED";
 /// How drops of netfilter are told, and where kernels without reasons have them (net/netfilter/core.c).
 const BY_NETFILTER: &str = "NETFILTER_DROP";
 const HOOKS: &str = "nf_hook_slow";
-/// TCP FIN flag.
+/// TCP flags.
 const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 /// What is left in a socket's queue when it is closed (`skb_queue_purge_reason`, from 6.6): received, never read.
 const LEFT_UNREAD: &str = "QUEUE_PURGE";
 /// Where such a queue is emptied, for kernels that give no reason there (net/core/stream.c, net/ipv4/af_inet.c).
@@ -58,6 +60,12 @@ impl Open {
         }
         if reached_socket && self.answer.is_none() && is_taken(reason.as_deref(), location.as_deref()) {
             self.received(reason);
+            return;
+        }
+        if reached_socket && self.answer.is_none() && is_untold(reason.as_deref(), location.as_deref(), sight)
+        {
+            self.notes.push("TCP freed it, and this kernel does not say why: taken as received".to_owned());
+            self.received(None);
             return;
         }
         if reached_socket && is_icmpv6_done(sight, reason.as_deref(), location.as_deref()) {
@@ -237,4 +245,12 @@ fn is_taken(reason: Option<&str>, location: Option<&str>) -> bool {
         Some(NO_REASON) => by_tcp,
         _ => false,
     }
+}
+
+/// Whether TCP freed a segment that neither asks for a connection nor breaks one off, on a kernel that gives no reasons
+/// (before 5.17): what a connection in TIME_WAIT handled is freed there (`tcp_v4_rcv`, `tcp_v6_rcv`), beside damaged segments.
+fn is_untold(reason: Option<&str>, location: Option<&str>, sight: &SightEvent) -> bool {
+    reason.is_none()
+        && matches!(location, Some("tcp_v4_rcv" | "tcp_v6_rcv"))
+        && sight.raw.tcp_flags & (SYN | RST) == 0
 }

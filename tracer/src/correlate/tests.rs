@@ -246,6 +246,27 @@ fn what_a_closed_socket_has_not_read_was_delivered() {
 }
 
 #[test]
+fn without_reasons_what_tcp_frees_was_received_most_likely() {
+    const ACK_FIN: u8 = 0x11;
+    const SYN: u8 = 0x02;
+    for (flags, location, result) in [
+        (ACK_FIN, IN_TCP, OutcomeKind::Delivered),
+        (SYN, IN_TCP, OutcomeKind::Dropped),
+        (ACK_FIN, IN_FORWARD, OutcomeKind::Dropped),
+    ] {
+        let mut trace = Trace::new();
+        trace.reach_input_end(1);
+        let mut end = seen(SightKind::Drop { reason: None, location }, tcp(CLIENT, PUBLISHED));
+        end.raw.tcp_flags = flags;
+        trace.see(1, end);
+        let draft = trace.only();
+        assert_eq!(draft.outcome.result, result);
+        let told = draft.notes.iter().any(|note| note.contains("does not say why"));
+        assert_eq!(told, result == OutcomeKind::Delivered, "a guess is called one: {:?}", draft.notes);
+    }
+}
+
+#[test]
 fn icmpv6_frees_a_message_that_it_handled_as_a_drop() {
     const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
     let cases = [

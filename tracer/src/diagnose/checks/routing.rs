@@ -7,11 +7,15 @@ use crate::{
 
 use super::{Answer, Case, Check, leg::Leg, words};
 
+/// Where packets die that are malformed or another machine's (net/ipv4/ip_input.c, net/ipv6/ip6_input.c).
+const BEFORE_ROUTING: [&str; 2] = ["ip_rcv_core", "ip6_rcv_core"];
+
 /// The packet died between PREROUTING and what would have come next.
 fn at_routing<'a>(case: &Case<'a>) -> Option<Leg<'a>> {
     case.last().filter(|leg| {
         case.is_bad()
             && case.judge().is_none()
+            && !BEFORE_ROUTING.into_iter().any(|function| case.location_has(function))
             && leg.routes().all(|route| route.error.is_some())
             && ![Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting]
                 .iter()

@@ -33,6 +33,10 @@ fn forwarding_switched_off() {
 fn an_old_kernels_silence_makes_it_a_guess() {
     let lab = Lab::tcp(CLIENT, "10.2.0.2:80").comes_in("c0").edit(off).dropped("NOT_SPECIFIED", "ip_error");
     assert!(lab.only("ip-forwarding-off").summary.starts_with("Most likely"));
+    // Routing was not asked about what was another machine's.
+    let lab =
+        Lab::tcp(CLIENT, "10.2.0.2:80").comes_in("c0").edit(off).dropped("NOT_SPECIFIED", "ip_rcv_core");
+    lab.only("dropped-by-kernel");
 }
 
 #[test]
