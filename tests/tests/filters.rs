@@ -19,7 +19,10 @@ fn a_refused_connection_that_does_not_match_is_not_shown() -> Result<()> {
     let (client, host) = (lab.netns("client")?, lab.netns("host")?);
     let own = lab.address("host", Family::Ipv4)?;
     // Somebody must ask for conntrack: there is NAT, and so a SYN that may come to match.
-    ruleset::nft(host, "table ip nat {\nchain pre {\ntype nat hook prerouting priority -100;\ncounter\n}\n}\n")?;
+    ruleset::nft(
+        host,
+        "table ip nat {\nchain pre {\ntype nat hook prerouting priority -100;\ncounter\n}\n}\n",
+    )?;
     let trace = Pathtrace::start(Some(host), &["--port", "553"])?;
     let (answer, _) = traffic::tcp(client, SocketAddr::new(own, 81), *LONG)?;
     assert!(matches!(answer, Answer::Refused), "{answer:?}");
