@@ -175,6 +175,16 @@ pub(crate) fn remember_flow(tuple: &Tuple, netns: u32) {
     unsafe { flow_bucket(tuple).write_volatile(1) };
 }
 
+/// A packet that is asked for came to another namespace, where its translations are not known: what answers it there is
+/// followed, too.
+#[inline(never)]
+pub(crate) fn remember_answers(tuple: &Tuple, netns: u32) {
+    let answer = tuple.inverse();
+    if tuple.source_port != 0 && !known_flow(&answer, netns) {
+        remember_flow(&answer, netns);
+    }
+}
+
 /// The entry of [`REFUSED`] for a connection.
 #[inline(always)]
 fn refused_slot(conntrack: u64) -> *mut u64 {

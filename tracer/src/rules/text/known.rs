@@ -50,7 +50,10 @@ const VERDICTS: [&str; 12] = [
     "notrack",
 ];
 
-/// What a rule with this text does to a packet. `elements` gives the elements of a named map.
+/// Elements of a set, in bytes, up to which they are looked through for one packet.
+const MOST: usize = 16_384;
+
+/// What a rule with this text does to a packet. `elements` gives the elements of a named map or set.
 pub(super) fn answer<'a>(
     text: &'a str,
     packet: &KnownPacket,
@@ -92,7 +95,8 @@ pub(super) fn answer<'a>(
                 };
                 // A state is a bit, and several of them are one mask.
                 let mask = negated && field == What::State && value.contains(',') && !is_value(value);
-                match holds(field, value, packet).filter(|_| !mask) {
+                let named = value.strip_prefix('@').and_then(&elements);
+                match holds(field, named.unwrap_or(value), packet).filter(|_| !mask) {
                     Some(holds) if holds == negated => return Answer::Fails,
                     Some(_) => {}
                     None if is_value(value) => certain = false,
@@ -173,7 +177,11 @@ impl Field {
 /// The verdict that a map has for the packet.
 fn chosen(field: What, inside: &str, packet: &KnownPacket, certain: bool) -> Answer {
     // A comment may hold anything; a timeout may have run out.
-    if inside.contains(" comment ") || inside.contains(" expires ") || inside.contains(" counter ") {
+    if inside.len() > MOST
+        || inside.contains(" comment ")
+        || inside.contains(" expires ")
+        || inside.contains(" counter ")
+    {
         return Answer::Open;
     }
     let mut otherwise = None;
@@ -192,6 +200,10 @@ fn chosen(field: What, inside: &str, packet: &KnownPacket, certain: bool) -> Ans
 
 /// Whether the packet's field has this value, or one of these.
 fn holds(field: What, value: &str, packet: &KnownPacket) -> Option<bool> {
+    // A comment may hold anything.
+    if value.len() > MOST || value.contains(" comment ") {
+        return None;
+    }
     let items = value.trim_start_matches('{').trim_end_matches('}').split(',');
     let mut all_known = true;
     for item in items.map(str::trim).filter(|item| !item.is_empty()) {

@@ -22,7 +22,13 @@ fn packet() -> KnownPacket {
 }
 
 fn of(text: &str) -> Answer {
-    answer(text, &packet(), |name| (name == "ports").then_some("22 : jump ssh, 80-90 : goto web"))
+    answer(text, &packet(), |name| match name {
+        "ports" => Some("22 : jump ssh, 80-90 : goto web"),
+        "admins" => Some("10.1.0.0/30, 10.9.0.9"),
+        "noted" => Some("10.9.0.9 comment \"not 10.1.0.2, 10.1.0.2\""),
+        "empty" => Some(""),
+        _ => None,
+    })
 }
 
 #[test]
@@ -42,6 +48,8 @@ fn what_the_packet_s_own_fields_rule_out_or_settle() {
         "icmp type echo-request accept",
         "tcp dport 80 dnat ip6 to fd00::2",
         "reject with icmpv6 port-unreachable",
+        "ip daddr @admins accept",
+        "ip saddr @empty accept",
         "ct mark 0x00000001 tcp dport 81 accept comment \"never asked: ct mark is not known\"",
     ] {
         let wanted = if text.starts_with("ct mark") { Answer::Open } else { Answer::Fails };
@@ -55,6 +63,7 @@ fn what_the_packet_s_own_fields_rule_out_or_settle() {
         "ip saddr 10.1.0.1-10.1.0.9 ip daddr 10.2.0.2 jump web",
         "ct state new,untracked tcp sport 1024-65535 accept",
         "ct state != invalid reject with tcp reset",
+        "ip saddr @admins ip daddr != @admins accept",
     ] {
         assert_eq!(of(text), Answer::Matches, "{text}");
     }
@@ -77,6 +86,7 @@ fn what_is_not_understood_stays_open() {
     for text in [
         "meta mark 0x1 accept",
         "ip saddr @bad drop",
+        "ip saddr @noted drop",
         "ip saddr . tcp dport { 10.1.0.2 . 80 } drop",
         "tcp flags syn drop",
         "tcp dport 80 limit rate 1/second accept",
