@@ -11,6 +11,7 @@ use tests::{
     expect,
     netns::Netns,
     pathtrace::Pathtrace,
+    ruleset::{self, Backend},
     topology::{Family, Lab, Topology},
     traffic::{self, LONG, Server},
 };
@@ -83,6 +84,34 @@ fn one_journey_across_client_host_and_server() -> Result<()> {
     assert_sees(&trace, &across(client, host, server)?)?;
     assert!(trace.stop()?.status.success());
     Ok(())
+}
+
+/// The server knows the port behind the translation only, and has no conntrack: its answers match all the same.
+#[test]
+fn an_answer_to_a_translated_packet_begins_where_it_is_sent() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let (client, host, server) = (lab.netns("client")?, lab.netns("host")?, lab.netns("server")?);
+    let (own, inner) = (lab.address("host", Family::Ipv4)?, lab.address("server", Family::Ipv4)?);
+    let _server = Server::tcp(server, SocketAddr::new(inner, 8080))?;
+    let dnat = format!("-t nat -A PREROUTING -p tcp --dport 80 -j DNAT --to-destination {inner}:8080");
+    ruleset::iptables(host, Backend::Nft, Family::Ipv4, &dnat)?;
+    let scope = ["--netns", host.name(), "--netns", server.name(), "--port", "80"];
+    let trace = Pathtrace::start(None, &scope)?;
+    traffic::tcp(client, SocketAddr::new(own, 80), *LONG)?;
+    assert_sees(
+        &trace,
+        &json!({
+            "direction": "reply",
+            "packet": {"tcp_flags": "SA", "source": inner.to_string(), "source_port": 8080},
+            "stages": [
+                {"kind": "device", "netns": server.inode()?, "device": "eth0", "direction": "out"},
+                {"kind": "device", "netns": host.inode()?, "device": "eth1", "direction": "in"},
+                {"kind": "netfilter", "netns": host.inode()?, "decided_by": "mapping", "nat": "snat",
+                 "after": {"source": own.to_string(), "source_port": 80}}
+            ],
+            "outcome": {"result": "forwarded", "device": "eth0"}
+        }),
+    )
 }
 
 #[test]

@@ -88,7 +88,7 @@ pub(crate) fn filter_inverse(tuple: &Tuple) -> bool {
     filter(&tuple.inverse())
 }
 
-/// Whether a conntrack entry's connection matches, before or after translation.
+/// Whether packets of a conntrack entry's connection match, of either direction, before, between or after its translations.
 #[inline(always)]
 pub(crate) fn connection(entry: u64) -> bool {
     connection_matches(entry) != 0
@@ -100,10 +100,29 @@ extern "C" fn connection_matches(entry: u64) -> u32 {
     let mut room = MaybeUninit::<Tuple>::uninit();
     // SAFETY: integers only.
     let tuple = unsafe { zeroed(&mut room) };
-    if conntrack::tuple(entry, 0, tuple) && filter(tuple) {
+    if !conntrack::tuple(entry, 1, tuple) {
+        return 0;
+    }
+    if either_way(tuple) {
         return 1;
     }
-    u32::from(conntrack::tuple(entry, 1, tuple) && filter_inverse(tuple))
+    let (answers, port) = (tuple.source, tuple.source_port);
+    if !conntrack::tuple(entry, 0, tuple) {
+        return 0;
+    }
+    if either_way(tuple) {
+        return 1;
+    }
+    // Between PREROUTING and POSTROUTING, the destination is the new one and the source still the old one.
+    tuple.destination = answers;
+    tuple.destination_port = port;
+    u32::from(either_way(tuple))
+}
+
+/// Whether the filter takes packets that go the one way or the other.
+#[inline(always)]
+fn either_way(tuple: &Tuple) -> bool {
+    filter(tuple) || filter_inverse(tuple)
 }
 
 /// Whether first packets are followed before it is known that they match.
@@ -154,6 +173,16 @@ pub(crate) fn remember_flow(tuple: &Tuple, netns: u32) {
     }
     // SAFETY: a global of this object; setting it twice does no harm.
     unsafe { flow_bucket(tuple).write_volatile(1) };
+}
+
+/// A packet that is asked for came to another namespace, where its translations are not known: what answers it there is
+/// followed, too.
+#[inline(never)]
+pub(crate) fn remember_answers(tuple: &Tuple, netns: u32) {
+    let answer = tuple.inverse();
+    if tuple.source_port != 0 && !known_flow(&answer, netns) {
+        remember_flow(&answer, netns);
+    }
 }
 
 /// The entry of [`REFUSED`] for a connection.

@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::{classifier, raw_tracepoint},
     programs::{RawTracePointContext, TcContext},
 };
-use tracer_common::records::{Kind, SIGHT_COPY, SIGHT_FIRST, SIGHT_XDP, Sight};
+use tracer_common::records::{Kind, SIGHT_COPY, SIGHT_FIRST, SIGHT_TENTATIVE, SIGHT_XDP, Sight};
 
 use crate::{
     emit::{Place, head, netns_of_device, record, sight},
@@ -125,6 +125,9 @@ fn receive(skb: u64, device: u64, netns: u32, header: u64) -> Option<()> {
             track.device_in = device;
             track.device_out = 0;
             follow::take_in_hand(skb, track.journey, &headers.tuple);
+            if track.flags & SIGHT_TENTATIVE == 0 {
+                wanted::remember_answers(&headers.tuple, netns);
+            }
             sight(skb, track, headers, &place);
             verdict::of_xdp(skb, track, headers, &mut place);
             return Some(());

@@ -16,7 +16,7 @@ use crate::{
     emit::{Place, sight},
     follow,
     headers::{self, Headers, network_header},
-    maps::{self, JUDGE, PASSES},
+    maps::{self, Hand, JUDGE, PASSES},
     read::{Reader, member, plain, trusted},
     wanted,
 };
@@ -191,6 +191,13 @@ pub(super) fn follow_on(skb: u64, place: &mut Place, headers: &Headers, role: u3
     0
 }
 
+/// Whether the packet in hand is one that is asked for, and not only one that may come to be after translation.
+#[inline(always)]
+fn is_asked_for(hand: &Hand) -> bool {
+    let is_tentative = follow::find(hand.skb).is_some_and(|track| track.flags & SIGHT_TENTATIVE != 0);
+    !is_tentative || wanted::filter(&hand.tuple)
+}
+
 /// Flags of a journey that begins at a netfilter probe, or `None`.
 #[inline(always)]
 pub(super) fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Option<u32> {
@@ -199,10 +206,14 @@ pub(super) fn begins(skb: u64, role: u32, headers: &Headers, netns: u32) -> Opti
         if flags != wanted::NO {
             return Some(flags);
         }
-        // A reset that goes back while a followed packet is in hand is its answer, that of a REJECT: conntrack may not
-        // know of anything yet.
+        // A reset that goes back while a packet that is asked for is in hand is its answer, that of a REJECT: conntrack may
+        // not know of anything yet.
         let is_reset = headers.tuple.protocol == TCP && headers.tcp_flags & TCP_RST != 0;
-        if is_reset && follow::in_hand().is_some_and(|hand| hand.tuple.inverse() == headers.tuple) {
+        if is_reset
+            && let Some(hand) = follow::in_hand()
+            && hand.tuple.inverse() == headers.tuple
+            && is_asked_for(hand)
+        {
             return Some(SIGHT_BY_FLOW);
         }
     }

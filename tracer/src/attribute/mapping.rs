@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 
-use crate::model::{Backend, MatchedRule, NatKind};
+use crate::model::{Backend, MatchedRule, NatKind, NetfilterStage, TableFamily};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mapping {
     pub(super) kind: NatKind,
     pub(super) rule: MatchedRule,
     pub(super) backend: Option<Backend>,
+    /// Of the rule's table.
+    pub(super) family: TableFamily,
+    pub(super) table: String,
 }
 
 /// Which mapping: a connection that is translated in several namespaces is one flow.
@@ -32,13 +35,14 @@ impl Mappings {
         key: MappingKey,
         kind: NatKind,
         rule: &MatchedRule,
-        backend: Option<Backend>,
+        stage: &NetfilterStage,
     ) {
         if self.0.len() >= MOST {
             let keep = key.flow.saturating_sub(MOST as u64 / 4);
             self.0.retain(|known, _| known.flow > keep);
         }
-        self.0.insert(key, Mapping { kind, rule: rule.clone(), backend });
+        let (backend, family, table) = (stage.backend, stage.family, stage.table.clone());
+        self.0.insert(key, Mapping { kind, rule: rule.clone(), backend, family, table });
     }
 
     pub(super) fn find(&self, key: MappingKey) -> Option<&Mapping> {

@@ -8,13 +8,13 @@ use super::{
 };
 use crate::{
     correlate::DraftTable,
-    model::{DecidedBy, Direction, NatKind, NetfilterStage, Tuple, Verdict},
+    model::{DecidedBy, Direction, Hook, NatKind, NetfilterStage, RulesSource, Tuple, Verdict},
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
-        path::Fate,
+        path::{Fate, Inexact, Walk},
         resolve::{matched_rules, nat_kind},
-        text::{NamedChain, Texts},
+        text::{KnownPacket, NamedChain, Texts},
     },
 };
 
@@ -53,7 +53,7 @@ pub(super) fn judge(
             judge.table.as_ref().map(|(index, base)| {
                 let known = judge.texts.get().map_or(&**index, |texts| texts.refined(index));
                 let judgement = Judgement { table, judge, index: known, base: *base, before, rest };
-                let (walk, source) = judgement.walk(account.read, account.probes_skipped());
+                let (walk, source) = walked(&judgement, account);
                 let told = account.complete(table, index, *base, before, !rest.is_empty(), (walk, source));
                 decided(table, judge, index, *base, &told, before, rest)
             })
@@ -64,7 +64,7 @@ pub(super) fn judge(
         {
             let of_destination = stage.before.destination != stage.after.destination
                 || stage.before.destination_port != stage.after.destination_port;
-            mappings.learn(MappingKey { flow, netns, of_destination }, kind, rule, stage.backend);
+            mappings.learn(MappingKey { flow, netns, of_destination }, kind, rule, &stage);
         }
         before = stage.after;
         let died =
@@ -77,6 +77,42 @@ pub(super) fn judge(
     judged.dropped_elsewhere = first.fate == Fate::Dropped
         && judged.stages.last().is_none_or(|stage| stage.verdict == Some(Verdict::Accept));
     judged
+}
+
+/// The walk, where counters and probes leave it open and the packet's own fields settle it.
+fn walked(judgement: &Judgement<'_>, account: &Account<'_>) -> (Walk, RulesSource) {
+    let (walk, source) = judgement.walk(account.read, account.probes_skipped());
+    if walk.is_exact() {
+        return (walk, source);
+    }
+    let Judgement { table, judge, index, before, .. } = *judgement;
+    let packet = KnownPacket {
+        family: account.looks.family,
+        protocol: account.looks.protocol,
+        tuple: before,
+        input: table.around.input,
+        output: table.around.output,
+        state: state(table),
+    };
+    let narrowed = judge.texts.get().and_then(|texts| texts.narrowed(index, &packet));
+    let Some(narrowed) = narrowed else { return (walk, source) };
+    let known = Judgement { index: &narrowed, ..*judgement };
+    let (settled, by) = known.walk(account.read, account.probes_skipped());
+    // Where no way is left, something is not as it was told.
+    if settled.inexact == Some(Inexact::NoWalk) { (walk, source) } else { (settled, by) }
+}
+
+/// What `ct state` is to a rule of the table (`nft_ct_get_eval`, net/netfilter/nft_ct.c, 6.12).
+fn state(table: &DraftTable) -> Option<&'static str> {
+    Some(match table.around.conntrack_info {
+        Some(0 | 3) => "established",
+        Some(1 | 4) => "related",
+        Some(2) => "new",
+        Some(7) => "untracked",
+        // Before PREROUTING and OUTPUT have been passed, connection tracking may be still to come.
+        None if matches!(table.hook, Hook::Input | Hook::Forward | Hook::Postrouting) => "invalid",
+        _ => return None,
+    })
 }
 
 fn decided(
@@ -150,10 +186,16 @@ fn follow_mapping(
     let named = named(table, judge);
     let backend =
         named.as_ref().map(|named| named.backend).or_else(|| known.as_ref().and_then(|known| known.backend));
+    // Where no chain is hooked, only the engine is there: what it undoes is of the table that has the rule.
+    let (family, name) = match (&named, &known) {
+        (Some(named), _) => (named.family, named.table.clone()),
+        (None, Some(known)) => (known.family, known.table.clone()),
+        (None, None) => (unread::family(table), "nat".to_owned()),
+    };
     Some(NetfilterStage {
         hook: table.hook,
-        family: named.as_ref().map_or(unread::family(table), |named| named.family),
-        table: named.as_ref().map_or_else(|| "nat".to_owned(), |named| named.table.clone()),
+        family,
+        table: name,
         chain: named.map(|named| named.chain),
         priority: judge.priority,
         backend,

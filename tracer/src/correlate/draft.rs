@@ -6,7 +6,7 @@ use tracer_common::{records::SIGHT_UNREADABLE, tuple as raw};
 
 use super::{flows::Flows, open::Open};
 use crate::{
-    decode::{self, Fragment, HitsEvent, PartEvent, SightEvent},
+    decode::{self, DeviceName, Fragment, HitsEvent, PartEvent, SightEvent},
     model::{
         Conntrack, CtState, DeviceStage, Direction, Family, Hook, Outcome, OutcomeKind, Packet, ProgramStage,
         Protocol, RouteStage, Tuple,
@@ -33,6 +33,17 @@ pub struct DraftTable {
     pub confirmed: bool,
     /// Connection tracking knows the packet.
     pub tracked: bool,
+    pub around: Surroundings,
+}
+
+/// What rules can ask of a packet before a table, beside its headers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings {
+    /// The hook's own devices (`nf_hook_state`); `None` where it has none.
+    pub input: Option<DeviceName>,
+    pub output: Option<DeviceName>,
+    /// `enum ip_conntrack_info`.
+    pub conntrack_info: Option<u8>,
 }
 
 /// A stage, as far as events tell.

@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-pub use draft::{Draft, DraftStage, DraftTable, Looks, TimedStage};
+pub use draft::{Draft, DraftStage, DraftTable, Looks, Surroundings, TimedStage};
 pub use names::Names;
 
 use self::{

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::{
     DraftStage, DraftTable,
-    draft::TimedStage,
+    draft::{Surroundings, TimedStage},
     open::{InGap, Open, Waiting},
 };
 use crate::{
-    decode::SightEvent,
+    decode::{DeviceName, SightEvent},
     model::{DeviceDirection, DeviceStage, Family, Hook, Tuple},
     plan::{Gap, ProbeKey, View},
     rules::path::Fate,
@@ -69,6 +69,11 @@ impl Open {
                 before,
                 status_before: (sight.raw.conntrack != 0).then_some(sight.raw.conntrack_status),
                 related: matches!(sight.conntrack_info(), Some(1 | 4)),
+                around: Surroundings {
+                    input: DeviceName::new(sight.raw.in_ifindex, sight.raw.in_name),
+                    output: DeviceName::new(sight.raw.out_ifindex, sight.raw.out_name),
+                    conntrack_info: sight.conntrack_info(),
+                },
             });
         }
     }
@@ -122,6 +127,7 @@ impl Open {
                     || inside.status_before.is_some_and(|status| status & CONFIRMED != 0),
                 // In a gap that holds connection tracking itself, the packet gets its entry there.
                 tracked: inside.status_before.is_some() || self.conntrack != 0,
+                around: inside.around,
             };
             let stage = DraftStage::Table(table);
             self.stages.push(TimedStage { stage, time: inside.time, netns: inside.netns });

@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    draft::{DraftStage, TimedStage},
+    draft::{DraftStage, Surroundings, TimedStage},
     fragments::Datagram,
 };
 
@@ -59,6 +59,7 @@ pub(super) struct InGap {
     pub(super) status_before: Option<u32>,
     /// An ICMP error about a connection: NAT translates it by that connection's mapping (`nf_nat_inet_fn`).
     pub(super) related: bool,
+    pub(super) around: Surroundings,
 }
 
 /// A journey under way.

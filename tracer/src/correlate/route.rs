@@ -82,6 +82,16 @@ impl Open {
         if has_route { self.routed(sight) } else { self.not_routed(reason) }
     }
 
+    /// No table had a route. A policy rule may have said more (`fib4_rule_action`, net/ipv4/fib_rules.c); what the sender was
+    /// told tells it (`ip_error`, net/ipv4/route.c; `fib6_rule_action`, net/ipv6/fib6_rules.c; 6.12).
+    fn refused_by_policy(&self) -> &'static str {
+        match self.answer {
+            Some("icmp-admin-prohibited" | "icmp6-adm-prohibited") => "EACCES",
+            Some("icmp-host-unreachable") => "EHOSTUNREACH",
+            _ => "ENETUNREACH",
+        }
+    }
+
     /// Routing threw the packet away. `reason` is the kernel's, for when no lookup says why.
     fn not_routed(&mut self, reason: Option<&str>) {
         let lookups = std::mem::take(&mut self.routes);
@@ -89,7 +99,7 @@ impl Open {
         let last = lookups.iter().rev().find(|lookup| lookup.error != NEXT_TABLE);
         let error = match last {
             Some(lookup) if lookup.error != 0 => Some(errno(lookup.error)),
-            None if !lookups.is_empty() => Some("ENETUNREACH".to_owned()),
+            None if !lookups.is_empty() => Some(self.refused_by_policy().to_owned()),
             _ => reason.map(str::to_owned),
         };
         let stage = RouteStage {

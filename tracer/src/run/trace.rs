@@ -88,6 +88,9 @@ struct Trace<'c> {
     loss: Loss,
     /// Tables of which it was said that their verdict is not seen.
     unbounded: BTreeSet<String>,
+    /// Packets had no state that `--ct-state` could ask for.
+    stateless: bool,
+    said_stateless: bool,
     shown: u64,
     done: bool,
     ticks: u32,
@@ -139,6 +142,8 @@ impl<'c> Trace<'c> {
             read_until: 0,
             malformed: 0,
             unbounded: BTreeSet::new(),
+            stateless: false,
+            said_stateless: false,
             loss: Loss::none(),
             shown: 0,
             done: false,

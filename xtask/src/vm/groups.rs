@@ -70,6 +70,7 @@ impl Group {
                 ("tests", "lifetime"),
                 ("tests", "changes"),
                 ("tests", "scopes"),
+                ("tests", "filters"),
                 ("tests", "bad_input"),
                 ("tests", "burst"),
                 ("tests", "verdicts"),

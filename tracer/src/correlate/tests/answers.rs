@@ -164,3 +164,20 @@ fn a_syn_that_nobody_answered_was_not_delivered() {
         Filter { destination_port: ports, protocol: Filter::ANY_PROTOCOL, active: 1, ..Filter::default() };
     assert_eq!(arrives(one_way, None).0, OutcomeKind::Delivered);
 }
+
+/// `ip rule add ... prohibit` looks into no table; the sender is told.
+#[test]
+fn a_policy_rule_that_prohibits_is_no_missing_route() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Prerouting, -99, tuple));
+    trace.lookup(1, 255, NOT_IN_THIS_TABLE);
+    trace.event(Event::Answer(AnswerEvent { journey: 1, icmp: Some((3, 13)) }));
+    trace.see(1, dropped(NO_ROUTE, 0, tuple));
+    let stages = &trace.only().stages;
+    let Some(DraftStage::Route(route)) = stages.last().map(|timed| &timed.stage) else {
+        panic!("{stages:?}")
+    };
+    assert_eq!(route.error.as_deref(), Some("EACCES"));
+}

@@ -1,5 +1,6 @@
 //! Each rule in its owner's own words, read with the owner's own tools and without changing anything.
 
+mod known;
 mod nft;
 mod save;
 mod tool;
@@ -10,8 +11,9 @@ use std::{
     fmt,
 };
 
-use self::nft::RuleKey;
+pub use self::known::KnownPacket;
 pub use self::tool::{Failure, Processes, Runner, Tool};
+use self::{known::Answer, nft::RuleKey};
 use super::{
     index::{Chain, Effect, Rule, TableIndex},
     path::Step,
@@ -187,12 +189,49 @@ impl Texts {
         known.filter(|known| known.backend == table.backend).unwrap_or(table)
     }
 
+    /// The table as one packet meets it: of rules whose text and the packet's own fields say that they cannot match, must
+    /// match, or what their verdict map has for it, that is known. `None` for tables that are not of nftables alone, and
+    /// for those that write what is compared.
+    #[must_use]
+    pub fn narrowed(&self, table: &TableIndex, packet: &KnownPacket) -> Option<TableIndex> {
+        if table.backend != Backend::Nftables {
+            return None;
+        }
+        let mut narrowed = table.clone();
+        for rule in narrowed.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            let Some(handle) = rule.handle else { continue };
+            let key = RuleKey { family: table.family, table: table.name.clone(), handle };
+            let Some(text) = self.nft.rules.get(&key) else { continue };
+            if WRITES.iter().any(|word| text.contains(word)) {
+                return None;
+            }
+            match known::answer(text, packet, |name| self.nft.map(table.family, &table.name, name)) {
+                Answer::Fails => {
+                    rule.effect = Effect::OneOf { target: String::new(), effects: Vec::new() };
+                    rule.unconditional = false;
+                }
+                Answer::Matches => rule.unconditional = true,
+                Answer::Chooses { verdict, certain } => {
+                    if let Some(effect) = vmap::effect(table, &verdict) {
+                        rule.effect = effect;
+                        rule.unconditional = certain;
+                    }
+                }
+                Answer::Open => {}
+            }
+        }
+        Some(narrowed)
+    }
+
     /// Which texts could not be had, and why.
     #[must_use]
     pub fn missing(&self) -> &[Missing] {
         &self.missing
     }
 }
+
+/// Statements that change what rules behind them compare.
+const WRITES: [&str; 4] = ["addr set ", "port set ", "protocol set ", "notrack"];
 
 /// The tools that know the text of these tables. Rules that others put beside those of iptables-nft are known to
 /// `nft` only, so it is asked for both.
@@ -231,13 +270,16 @@ fn fits(table: &TableIndex, rule: &Rule, text: &str) -> bool {
     }
 }
 
+/// Matches of iptables that `nft` prints as a set, a map or a meter (the `xlate` functions of iptables 1.8.9, extensions/).
+const AS_SETS: [&str; 4] = [" -m multiport ", " -m hashlimit ", " -m time ", " -m dccp "];
+
 /// iptables-nft-save prints rules that were not made by iptables without the parts that it does not know: `ip saddr
-/// { 1.1.1.1, 2.2.2.2 } drop` comes out as `-j DROP`. Rules of its own always have a counter, and hold a set only
-/// for multiport.
+/// { 1.1.1.1, 2.2.2.2 } drop` comes out as `-j DROP`. Rules of its own always have a counter, and `nft` prints a set in them
+/// only for a few matches.
 fn faithful(rule: &Rule, printed: &str, native: &str) -> bool {
     let unquoted: String = native.split('"').step_by(2).collect();
     let foreign = unquoted.contains('{') || unquoted.contains('@') || unquoted.contains("map ");
-    rule.counter.is_some() && (!foreign || printed.contains(" -m multiport "))
+    rule.counter.is_some() && (!foreign || AS_SETS.iter().any(|name| printed.contains(name)))
 }
 
 #[cfg(test)]

@@ -30,12 +30,13 @@ pub(super) struct Base {
 pub(super) struct Listing {
     pub(super) rules: Rules,
     pub(super) bases: Vec<Base>,
-    /// Family, table and name of every named map, and its elements on one line.
+    /// Family, table and name of every named map and of every named set that only the ruleset's owner changes, and its
+    /// elements on one line.
     maps: HashMap<(TableFamily, String, String), String>,
 }
 
 impl Listing {
-    /// The elements of a named map.
+    /// The elements of a named map or set.
     pub(super) fn map(&self, family: TableFamily, table: &str, name: &str) -> Option<&str> {
         self.maps.get(&(family, table.to_owned(), name.to_owned())).map(String::as_str)
     }
@@ -59,8 +60,9 @@ struct Parser {
     in_chain: bool,
     chain: String,
     bases: Vec<Base>,
-    /// Name of the map that is being listed, and its lines so far.
+    /// Name of the map or set that is being listed, and its lines so far.
     map: Option<(String, String)>,
+    in_set: bool,
     maps: HashMap<(TableFamily, String, String), String>,
     /// Rules begun and not ended, outermost first.
     open: Vec<Begun>,
@@ -85,6 +87,7 @@ impl Parser {
                 let chain = text.strip_prefix("chain ").and_then(|rest| rest.split_once(" {"));
                 self.in_chain = text.starts_with("chain ");
                 self.chain = chain.map_or_else(String::new, |(name, _)| name.to_owned());
+                self.in_set = text.starts_with("set ");
                 self.map = map_name(text).map(|name| (name.to_owned(), String::new()));
                 self.open.clear();
             }
@@ -101,11 +104,13 @@ impl Parser {
         let (Some((name, lines)), Some((family, table))) = (self.map.take(), self.table.clone()) else {
             return;
         };
-        let elements = match lines.split_once("elements = {") {
-            Some((_, elements)) => elements.trim_end().strip_suffix('}'),
-            None => Some(""),
+        let (about, elements) = match lines.split_once("elements = {") {
+            Some((about, elements)) => (about, elements.trim_end().strip_suffix('}')),
+            None => (&*lines, Some("")),
         };
-        if let Some(elements) = elements {
+        // Packets and time change the others.
+        let is_fixed = !self.in_set || !["dynamic", "timeout"].iter().any(|word| about.contains(word));
+        if let Some(elements) = elements.filter(|_| is_fixed) {
             self.maps.insert((family, table, name), elements.to_owned());
         }
     }
@@ -178,7 +183,8 @@ fn priority(text: &str) -> Option<i32> {
 
 /// `map NAME { # handle N`
 fn map_name(line: &str) -> Option<&str> {
-    Some(line.strip_prefix("map ")?.split_once(" {")?.0)
+    let rest = line.strip_prefix("map ").or_else(|| line.strip_prefix("set "))?;
+    Some(rest.split_once(" {")?.0)
 }
 
 /// `table FAMILY NAME { # handle N`

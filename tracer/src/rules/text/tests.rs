@@ -118,12 +118,13 @@ fn no_tables_no_tools() {
 /// Recorded: what iptables-nft-save 1.8.9 makes of `ip saddr { 1.1.1.1, 2.2.2.2 } drop`.
 #[test]
 fn a_foreign_rule_among_those_of_iptables_nft_keeps_its_own_words() {
-    let mut tables = [table(Backend::IptablesNft, "nat", vec![("PREROUTING", vec![finish("DROP"); 3])])];
+    let mut tables = [table(Backend::IptablesNft, "nat", vec![("PREROUTING", vec![finish("DROP"); 4])])];
     tables[0].chains[0].rules[2].counter = None;
     let printed = "*nat\n-A PREROUTING -j DROP\n-A PREROUTING -p tcp -m multiport --dports 1,2 -j DROP\n\
-        -A PREROUTING -j DROP\nCOMMIT\n";
+        -A PREROUTING -j DROP\n-A PREROUTING -m hashlimit --hashlimit-upto 1/hour --hashlimit-name hl -j DROP\nCOMMIT\n";
     let native = "table ip nat {\n\tchain PREROUTING {\n\t\tip saddr { 1.1.1.1, 2.2.2.2 } counter drop # handle 2\n\
-        \t\ttcp dport { 1, 2 } counter drop # handle 3\n\t\tct mark 0x1 drop # handle 4\n";
+        \t\ttcp dport { 1, 2 } counter drop # handle 3\n\t\tct mark 0x1 drop # handle 4\n\
+        \t\tmeter hl { ip saddr timeout 3600s limit rate 1/hour } counter drop # handle 5\n";
     let texts =
         Texts::read(&Script(vec![(Tool::IptablesNftSave, Ok(printed)), (Tool::Nft, Ok(native))]), &tables);
     assert_eq!(texts.of(&tables[0], step(0, 0)), Some("ip saddr { 1.1.1.1, 2.2.2.2 } counter drop"));
@@ -132,6 +133,11 @@ fn a_foreign_rule_among_those_of_iptables_nft_keeps_its_own_words() {
         Some("-A PREROUTING -p tcp -m multiport --dports 1,2 -j DROP")
     );
     assert_eq!(texts.of(&tables[0], step(0, 2)), Some("ct mark 0x1 drop"));
+    // `nft` translates a match of iptables' own into a meter.
+    assert_eq!(
+        texts.of(&tables[0], step(0, 3)),
+        Some("-A PREROUTING -m hashlimit --hashlimit-upto 1/hour --hashlimit-name hl -j DROP")
+    );
 }
 
 #[test]

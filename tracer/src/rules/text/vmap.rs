@@ -38,7 +38,7 @@ pub(super) fn effects<'a>(
     Some(effects)
 }
 
-fn effect(table: &TableIndex, verdict: &str) -> Option<Effect> {
+pub(super) fn effect(table: &TableIndex, verdict: &str) -> Option<Effect> {
     let chain = |name: &str| table.chains.iter().position(|chain| chain.name == name).map(ChainRef);
     let last = |verdict, target: &str| Some(Effect::Final { verdict, target: target.to_owned() });
     match verdict.split_once(' ') {

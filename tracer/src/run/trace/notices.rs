@@ -82,6 +82,17 @@ impl Trace<'_> {
         new
     }
 
+    /// Says once that `--ct-state` has nothing to go by.
+    pub(super) fn say_stateless(&mut self) -> Result<(), Failure> {
+        if self.config.ct_states.is_empty() || !self.stateless || self.said_stateless {
+            return Ok(());
+        }
+        self.said_stateless = true;
+        let message = "--ct-state: packets pass here that connection tracking does not look at, so they have no state and \
+                       are not shown; it works where a rule asks for it (NAT, `ct state`, `-m conntrack`)";
+        self.notice(NoticeLevel::Warning, message.to_owned())
+    }
+
     /// Says it of those that appeared under way.
     pub(super) fn say_unbounded(&mut self) -> Result<(), Failure> {
         for text in self.new_unbounded() {

@@ -31,6 +31,7 @@ impl Trace<'_> {
         self.prove_texts()?;
         let ready = self.ended.ready(monotonic());
         self.attribute(ready);
+        self.say_stateless()?;
         self.print_ready()
     }
 
@@ -46,6 +47,7 @@ impl Trace<'_> {
             let ended = if must_go_on { self.ended.all() } else { self.ended.ready_after_look(monotonic()) };
             self.attribute(ended);
         }
+        self.say_stateless()?;
         self.print_ready()
     }
 
@@ -63,6 +65,7 @@ impl Trace<'_> {
         for Ended { draft, read, .. } in ended {
             let receiver = Receiver { netns: draft.netns, tuple: draft.last_tuple, port: draft.socket_port };
             let journey = self.attributor.journey(draft, read);
+            self.stateless |= journey.conntrack.is_none();
             if shown::is_wanted(self.config, &journey) {
                 let delivered = journey.outcome.result == OutcomeKind::Delivered;
                 self.findings.add(journey, delivered.then_some(receiver));
