@@ -8,11 +8,11 @@ use super::{
 };
 use crate::{
     correlate::DraftTable,
-    model::{DecidedBy, Direction, Hook, NatKind, NetfilterStage, RulesSource, Tuple, Verdict},
+    model::{DecidedBy, Direction, Hook, NatKind, NetfilterStage, Tuple, Verdict},
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
-        path::{Fate, Inexact, Walk},
+        path::{Fate, Inexact},
         resolve::{matched_rules, nat_kind},
         text::{KnownPacket, NamedChain, Texts},
     },
@@ -53,8 +53,9 @@ pub(super) fn judge(
             judge.table.as_ref().map(|(index, base)| {
                 let known = judge.texts.get().map_or(&**index, |texts| texts.refined(index));
                 let judgement = Judgement { table, judge, index: known, base: *base, before, rest };
-                let (walk, source) = walked(&judgement, account);
-                let told = account.complete(table, index, *base, before, !rest.is_empty(), (walk, source));
+                let walked = judgement.walk(account.read, account.probes_skipped());
+                let told = account.complete(table, index, *base, before, !rest.is_empty(), walked);
+                let told = settled(told, &judgement, account);
                 decided(table, judge, index, *base, &told, before, rest)
             })
         };
@@ -79,11 +80,10 @@ pub(super) fn judge(
     judged
 }
 
-/// The walk, where counters and probes leave it open and the packet's own fields settle it.
-fn walked(judgement: &Judgement<'_>, account: &Account<'_>) -> (Walk, RulesSource) {
-    let (walk, source) = judgement.walk(account.read, account.probes_skipped());
-    if walk.is_exact() {
-        return (walk, source);
+/// Where counters, probes and the kernel's own trace leave the walk open, the packet's own fields may settle it.
+fn settled(told: Told, judgement: &Judgement<'_>, account: &Account<'_>) -> Told {
+    if told.walk.is_exact() {
+        return told;
     }
     let Judgement { table, judge, index, before, .. } = *judgement;
     let packet = KnownPacket {
@@ -95,11 +95,15 @@ fn walked(judgement: &Judgement<'_>, account: &Account<'_>) -> (Walk, RulesSourc
         state: state(table),
     };
     let narrowed = judge.texts.get().and_then(|texts| texts.narrowed(index, &packet));
-    let Some(narrowed) = narrowed else { return (walk, source) };
+    let Some(narrowed) = narrowed else { return told };
     let known = Judgement { index: &narrowed, ..*judgement };
-    let (settled, by) = known.walk(account.read, account.probes_skipped());
+    let (walk, source) = known.walk(account.read, account.probes_skipped());
     // Where no way is left, something is not as it was told.
-    if settled.inexact == Some(Inexact::NoWalk) { (walk, source) } else { (settled, by) }
+    if walk.inexact == Some(Inexact::NoWalk) {
+        return told;
+    }
+    let alike = told.alike && !walk.is_exact();
+    Told { walk, source, alike }
 }
 
 /// What `ct state` is to a rule of the table (`nft_ct_get_eval`, net/netfilter/nft_ct.c, 6.12).
