@@ -119,18 +119,26 @@ impl Stories {
     }
 }
 
-/// The journeys that open something, one of each packet: a second one meets what the first has left behind.
+/// The journeys that open something, one of each packet: a second one meets what the first has left behind. One that was
+/// interrupted in its rules, which is a matter of time, stands back.
 fn told(lines: &[Value]) -> Vec<Value> {
     let mut journeys: Vec<&Value> = expect::journeys(lines).filter(|journey| opens(journey)).collect();
     journeys.sort_by_key(|journey| journey["id"].as_u64());
     let mut story: Vec<Value> = Vec::new();
     for journey in journeys.into_iter().map(plain) {
-        if story.iter().all(|known| known["packet"] != journey["packet"]) {
-            story.push(journey);
+        match story.iter_mut().find(|known| known["packet"] == journey["packet"]) {
+            None => story.push(journey),
+            Some(known) if is_interrupted(known) => *known = journey,
+            Some(_) => {}
         }
     }
     story.sort_by_key(|journey| journey["packet"].to_string());
     story
+}
+
+fn is_interrupted(journey: &Value) -> bool {
+    let mut stages = journey["stages"].as_array().into_iter().flatten();
+    stages.any(|stage| stage["inexact_because"] == "another packet passed on this CPU at the same time")
 }
 
 /// Whether a packet comes once in a lab, whatever the time that all takes.
@@ -194,11 +202,14 @@ mod tests {
                 "stages": [{"elapsed_ns": id, "rules": [{"handle": id, "text": "-j DROP"}]}],
                 "conntrack": {"state": state}, "findings": [{"code": "a", "fix": "b"}]})
         };
+        let mut interrupted = journey(6, 40001, "S", "new");
+        interrupted["stages"][0]["inexact_because"] = "another packet passed on this CPU at the same time".into();
         let lines = [
             journey(9, 40001, "S", "established"),
             journey(7, 40000, "S", "new"),
             journey(8, 40000, "A", "new"),
             journey(10, 40000, "R", "established"),
+            interrupted,
             json!({"type": "notice"}),
         ];
         let expected = json!([{"packet": {"source_port": "chosen", "tcp_flags": "S"},
