@@ -203,7 +203,8 @@ mod tests {
                 "conntrack": {"state": state}, "findings": [{"code": "a", "fix": "b"}]})
         };
         let mut interrupted = journey(6, 40001, "S", "new");
-        interrupted["stages"][0]["inexact_because"] = "another packet passed on this CPU at the same time".into();
+        interrupted["stages"][0]["inexact_because"] =
+            "another packet passed on this CPU at the same time".into();
         let lines = [
             journey(9, 40001, "S", "established"),
             journey(7, 40000, "S", "new"),
