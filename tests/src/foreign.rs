@@ -156,6 +156,12 @@ struct BtfLoad {
 }
 
 fn load(at: At, says: Says, name: &str, described: bool) -> io::Result<OwnedFd> {
+    // Before 5.11 programs are charged to it.
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: plain data.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     let text = text::of(at, says);
     let types = text::types(at, name);
     let mut btf_load =

@@ -13,6 +13,7 @@ mod file;
 mod run;
 mod whole_machine;
 
+pub(crate) use apart::as_rewriting;
 pub use apart::told_here;
 pub use case::{Case, all, named};
 pub use file::{Action, Expected, Scenario, Send, Step};

@@ -31,6 +31,9 @@ pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
         let stages = pattern.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         for stage in stages.filter(|stage| is_nft(stage, backend)).filter_map(Value::as_object_mut) {
             stage.retain(|key, _| !OF_RULES.contains(&key.as_str()));
+            if let Some(nat) = stage.get_mut("nat") {
+                *nat = as_rewriting(nat);
+            }
             if let Some(verdict) = stage.get_mut("verdict").filter(|verdict| is_refusal(verdict)) {
                 *verdict = "drop".into();
                 refused = true;
@@ -39,6 +42,15 @@ pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
     }
     if let Some(keys) = pattern.as_object_mut().filter(|_| refused) {
         keys.remove("findings");
+    }
+}
+
+/// What an address that was rewritten tells of the rule that did it.
+pub(crate) fn as_rewriting(nat: &Value) -> Value {
+    match nat.as_str() {
+        Some("masquerade") => "snat".into(),
+        Some("redirect") => "dnat".into(),
+        _ => nat.clone(),
     }
 }
 

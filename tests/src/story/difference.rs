@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Knows, Story};
+use crate::scenario::as_rewriting;
 
 /// How many differences are told of one case.
 const TOLD: usize = 4;
@@ -83,22 +84,27 @@ impl Both<'_> {
     fn cause_is_apart(self, ours: &Map<String, Value>, theirs: &Map<String, Value>) -> bool {
         let stages = |journey: &Map<String, Value>| journey.get("stages").and_then(Value::as_array).cloned();
         let (ours, theirs) = (stages(ours).unwrap_or_default(), stages(theirs).unwrap_or_default());
-        ours.iter().zip(&theirs).filter_map(|(a, b)| a.as_object().zip(b.as_object())).any(|(a, b)| {
-            let refused = |stage: &Map<String, Value>| stage.get("verdict").is_some_and(is_refusal);
-            self.rules_are_apart(a, b) && (refused(a) || refused(b))
-        })
+        let pairs = || ours.iter().zip(&theirs).filter_map(|(a, b)| a.as_object().zip(b.as_object()));
+        let refused = |stage: &Map<String, Value>| stage.get("verdict").is_some_and(is_refusal);
+        // That rules of several backends judged is seen only where all can be read.
+        let unread = self.is_unreadable() && pairs().any(|(a, b)| is_nft(a) || is_nft(b));
+        pairs().any(|(a, b)| (unread || self.rules_are_apart(a, b)) && (refused(a) || refused(b)))
+    }
+
+    /// Whether one of the kernels cannot read rules of nft.
+    fn is_unreadable(self) -> bool {
+        !(self.0.nft_types && self.1.nft_types)
     }
 
     /// Whether one of the kernels does not know what the other says of a table's rules: it does not describe nft's types,
     /// or has no probes to see what the other saw by them, and says so.
     fn rules_are_apart(self, ours: &Map<String, Value>, theirs: &Map<String, Value>) -> bool {
-        let unreadable = !(self.0.nft_types && self.1.nft_types);
         let seen = |stage: &Map<String, Value>| {
             stage.get("rules_source").is_some_and(|source| source == "probes")
                 && stage.get("exact") == Some(&Value::Bool(true))
         };
         let unknown = |stage: &Map<String, Value>| stage.get("exact") == Some(&Value::Bool(false));
-        (unreadable && (is_nft(ours) || is_nft(theirs)))
+        (self.is_unreadable() && (is_nft(ours) || is_nft(theirs)))
             || (seen(ours) && unknown(theirs))
             || (unknown(ours) && seen(theirs))
     }
@@ -124,6 +130,9 @@ impl Both<'_> {
                 // How a kernel lets rules be seen is its own affair.
                 "rules_source" if SOURCES.contains(&a.as_str()) && SOURCES.contains(&b.as_str()) => true,
                 "verdict" => apart && is_refusal(&a) && is_refusal(&b),
+                "nat" => apart && as_rewriting(&a) == as_rewriting(&b),
+                // Of a mapping that is undone where no chain is hooked, only the rule would tell.
+                "backend" => apart && (a.is_null() || b.is_null()),
                 key => apart && NFT_RULES.contains(&key),
             };
             if !excused {
@@ -134,13 +143,15 @@ impl Both<'_> {
 
     /// A route's error may be the reason of the drop, where no lookup said why.
     fn are_reasons(self, ours: &Value, theirs: &Value) -> bool {
-        let is_one = |error: &Value, of: &Knows| error.as_str().is_none_or(|name| of.reasons.contains(name));
+        let is_one = |error: &Value, of: &Knows| {
+            error.as_str().is_some_and(|name| is_vague(error) || of.reasons.contains(name))
+        };
         is_one(ours, self.0) && is_one(theirs, self.1)
     }
 
     /// Whether each kernel says what it has a word for: where it has none, it gives no reason, or a vague one.
     fn same_reason(self, ours: &Value, theirs: &Value) -> bool {
-        let vague = |reason: &Value| reason.is_null() || reason == "NOT_SPECIFIED";
+        let vague = is_vague;
         let unknown =
             |reason: &Value, to: &Knows| reason.as_str().is_some_and(|name| !to.reasons.contains(name));
         ours == theirs
@@ -148,6 +159,11 @@ impl Both<'_> {
             || (vague(theirs) && unknown(ours, self.1))
             || (unknown(theirs, self.0) && unknown(ours, self.1))
     }
+}
+
+/// What a kernel says that has no word for a reason; `unknown` of a route that failed.
+fn is_vague(reason: &Value) -> bool {
+    reason.is_null() || reason == "NOT_SPECIFIED" || reason == "unknown"
 }
 
 /// A REJECT is a drop with an answer; only the rule tells the two apart.

@@ -85,10 +85,17 @@ impl GapWriter<'_> {
                 hook: self.list.hook,
                 priority: gap.priority,
             };
+            let next = self.plan.gaps.get(number + 1);
+            let after_conntrack = self.plan.conntrack.is_some_and(|conntrack| conntrack < gap.priority);
             let gap = Gap {
                 judges,
-                last: number + 1 == self.plan.gaps.len(),
-                after_conntrack: self.plan.conntrack.is_some_and(|conntrack| conntrack < gap.priority),
+                last: next.is_none(),
+                after_conntrack,
+                holds_conntrack: !after_conntrack
+                    && self
+                        .plan
+                        .conntrack
+                        .is_some_and(|conntrack| next.is_none_or(|next| conntrack < next.priority)),
             };
             self.view.insert(key, gap);
             write_gap(ebpf, key, &raw)?;

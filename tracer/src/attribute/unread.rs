@@ -36,11 +36,13 @@ pub(super) fn stage(
     rest: &[&DraftTable],
 ) -> NetfilterStage {
     let translates = judge.nat && rest.iter().all(|other| !other.gap.judges[other.judge].nat);
-    let after = if translates { table.after } else { before };
+    // A rule of any table can write addresses (nft `ip daddr set`); of several that share a gap, which one is not known.
+    let alone = table.gap.judges.len() == 1;
+    let after = if translates || alone { table.after } else { before };
     let verdict = match table.fate {
         Fate::Passed | Fate::Translated => Some(Verdict::Accept),
-        // Of several in a gap any may have dropped it.
-        Fate::Dropped => rest.is_empty().then_some(Verdict::Drop),
+        // Of several in a gap any may have dropped it, connection tracking too.
+        Fate::Dropped => (rest.is_empty() && !table.gap.holds_conntrack).then_some(Verdict::Drop),
         Fate::Unknown => None,
     };
     let named = unread.named;
@@ -57,7 +59,7 @@ pub(super) fn stage(
         rules_source: None,
         exact: false,
         inexact_because: Some("this kernel does not describe its rules".to_owned()),
-        nat: kind_of_change(before, after),
+        nat: if judge.nat { kind_of_change(before, after) } else { None },
         mapping_rule: None,
         before,
         after,

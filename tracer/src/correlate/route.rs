@@ -100,7 +100,8 @@ impl Open {
         let error = match last {
             Some(lookup) if lookup.error != 0 => Some(errno(lookup.error)),
             None if !lookups.is_empty() => Some(self.refused_by_policy().to_owned()),
-            _ => reason.map(str::to_owned),
+            // Never none: it failed, and a kernel before 5.17 does not say why.
+            _ => Some(reason.unwrap_or("unknown").to_owned()),
         };
         let stage = RouteStage {
             table: last.map(|lookup| lookup.table),

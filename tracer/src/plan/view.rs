@@ -33,6 +33,8 @@ pub struct Gap {
     pub last: bool,
     /// Connection tracking has seen the packet before this probe.
     pub after_conntrack: bool,
+    /// Connection tracking stands before the next probe: what dies here may have died there.
+    pub holds_conntrack: bool,
 }
 
 impl Gap {

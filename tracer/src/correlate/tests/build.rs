@@ -143,8 +143,14 @@ pub(super) fn view() -> View {
         };
         let key = |priority| ProbeKey { netns: NETNS, family: Family::Ipv4, hook, priority };
         let judges = vec![judge(priority, nat)];
-        view.insert(key(priority - 1), Gap { judges, last: false, after_conntrack: true });
-        view.insert(key(priority + 1), Gap { judges: Vec::new(), last: true, after_conntrack: true });
+        view.insert(
+            key(priority - 1),
+            Gap { judges, last: false, after_conntrack: true, holds_conntrack: false },
+        );
+        view.insert(
+            key(priority + 1),
+            Gap { judges: Vec::new(), last: true, after_conntrack: true, holds_conntrack: false },
+        );
     }
     view
 }
