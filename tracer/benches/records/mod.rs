@@ -156,7 +156,7 @@ pub(crate) fn correlator() -> Correlator {
         };
         let judges = if last { Vec::new() } else { vec![judge] };
         let key = ProbeKey { netns: NETNS, family: Family::Ipv4, hook, priority };
-        view.insert(key, Gap { judges, last, after_conntrack: true });
+        view.insert(key, Gap { judges, last, after_conntrack: true, holds_conntrack: false });
     }
     correlator.view = view;
     correlator
