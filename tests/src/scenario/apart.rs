@@ -27,6 +27,12 @@ pub fn told_here(mut pattern: Value, backend: Backend) -> Value {
 /// Takes the rules of nft out of a journey's pattern; `backend` is that of stages that do not name theirs.
 pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
     let mut refused = false;
+    // Whether the last of them or what came behind it dropped the packet, its rules would tell.
+    let died = pattern["outcome"]["result"] == "dropped";
+    let last = pattern.get_mut("stages").and_then(Value::as_array_mut).and_then(|stages| stages.last_mut());
+    if let Some(stage) = last.filter(|stage| died && is_nft(stage, backend) && stage["verdict"] == "accept") {
+        stage.as_object_mut().map(|stage| stage.remove("verdict"));
+    }
     for list in ["stages", "no_stages"] {
         let stages = pattern.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         for stage in stages.filter(|stage| is_nft(stage, backend)).filter_map(Value::as_object_mut) {
@@ -36,7 +42,7 @@ pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
             }
             if let Some(verdict) = stage.get_mut("verdict").filter(|verdict| is_refusal(verdict)) {
                 *verdict = "drop".into();
-                refused = true;
+                refused |= list == "stages";
             }
         }
     }

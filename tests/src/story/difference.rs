@@ -129,7 +129,7 @@ impl Both<'_> {
                 "findings" => self.cause_is_apart(ours, theirs),
                 // How a kernel lets rules be seen is its own affair.
                 "rules_source" if SOURCES.contains(&a.as_str()) && SOURCES.contains(&b.as_str()) => true,
-                "verdict" => apart && is_refusal(&a) && is_refusal(&b),
+                "verdict" => apart && ((is_refusal(&a) && is_refusal(&b)) || a.is_null() || b.is_null()),
                 "nat" => apart && as_rewriting(&a) == as_rewriting(&b),
                 // Of a mapping that is undone where no chain is hooked, only the rule would tell.
                 "backend" => apart && (a.is_null() || b.is_null()),
