@@ -1,8 +1,8 @@
 //! `build-ebpf` and `build`.
 
-use std::{env::consts::ARCH, process::Command};
+use std::{env::consts::ARCH, fs::File, process::Command, time::SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::shell::{cargo, root, step};
 
@@ -21,7 +21,12 @@ pub(crate) fn command(release: bool) -> Result<()> {
     build.env("CARGO_TERM_QUIET", "true").args(["--config", "term.quiet=false"]);
     let (profile, flag) = if release { ("release", Some("--release")) } else { ("debug", None) };
     step("Building pathtrace and its kernel side (two minutes the first time)", build.args(flag))?;
-    println!("{}", root().join("target").join(profile).join("pathtrace").display());
+    let binary = root().join("target").join(profile).join("pathtrace");
+    // Labs run the newest: this one, also when there was nothing to build.
+    File::open(&binary)
+        .and_then(|file| file.set_modified(SystemTime::now()))
+        .with_context(|| format!("set the time of {}", binary.display()))?;
+    println!("{}", binary.display());
     Ok(())
 }
 
