@@ -13,8 +13,8 @@ mod file;
 mod run;
 mod whole_machine;
 
-pub(crate) use apart::as_rewriting;
 pub use apart::told_here;
+pub(crate) use apart::{OF_RULES, as_rewriting, is_refusal};
 pub use case::{Case, all, named};
 pub use file::{Action, Expected, Scenario, Send, Step};
 pub use run::Stage;

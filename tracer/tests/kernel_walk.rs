@@ -54,8 +54,8 @@ fn types_of_this_kernel_are_found() {
         types.offset_of("nf_conntrack_tuple_hash", "tuple.src.u3.ip6"),
         types.offset_of("nf_conntrack_tuple_hash", "tuple.src.u3")
     );
-    let namespaces = types.enum_values("ip_conntrack_info").unwrap();
-    assert!(namespaces.contains(&("IP_CT_NEW".to_owned(), 2)), "{namespaces:?}");
+    let states = types.enum_values("ip_conntrack_info").unwrap();
+    assert!(states.contains(&("IP_CT_NEW".to_owned(), 2)), "{states:?}");
     // 5.10 does not describe modules, and nf_tables is one.
     if types.size_of("nft_rule").is_some() {
         let verdicts = types.enum_values("nft_verdicts").unwrap();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{machine, ruleset::Backend};
 
 /// Keys of a stage that say which rule judged.
-const OF_RULES: [&str; 6] =
+pub(crate) const OF_RULES: [&str; 6] =
     ["rules", "rules_source", "decided_by", "exact", "inexact_because", "mapping_rule"];
 
 /// What this kernel can say of a journey that other kernels tell as `pattern`: it may have no words for drop reasons, and
@@ -60,7 +60,8 @@ pub(crate) fn as_rewriting(nat: &Value) -> Value {
     }
 }
 
-fn is_refusal(verdict: &Value) -> bool {
+/// A REJECT is a drop with an answer; only the rule tells the two apart.
+pub(crate) fn is_refusal(verdict: &Value) -> bool {
     verdict == "drop" || verdict == "reject"
 }
 

@@ -3,14 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::{Knows, Story};
-use crate::scenario::as_rewriting;
+use crate::scenario::{OF_RULES, as_rewriting, is_refusal};
 
 /// How many differences are told of one case.
 const TOLD: usize = 4;
-
-/// What is told of a table whose rules cannot be read: on a kernel without nftables' types all of these.
-const NFT_RULES: [&str; 6] =
-    ["rules", "rules_source", "decided_by", "exact", "inexact_because", "mapping_rule"];
 
 /// What rules are known from with the ruleset as it is.
 const SOURCES: [Option<&str>; 2] = [Some("counters"), Some("probes")];
@@ -133,7 +129,7 @@ impl Both<'_> {
                 "nat" => apart && as_rewriting(&a) == as_rewriting(&b),
                 // Of a mapping that is undone where no chain is hooked, only the rule would tell.
                 "backend" => apart && (a.is_null() || b.is_null()),
-                key => apart && NFT_RULES.contains(&key),
+                key => apart && OF_RULES.contains(&key),
             };
             if !excused {
                 self.value(&format!("{path} {key}"), &a, &b, found);
@@ -151,12 +147,11 @@ impl Both<'_> {
 
     /// Whether each kernel says what it has a word for: where it has none, it gives no reason, or a vague one.
     fn same_reason(self, ours: &Value, theirs: &Value) -> bool {
-        let vague = is_vague;
         let unknown =
             |reason: &Value, to: &Knows| reason.as_str().is_some_and(|name| !to.reasons.contains(name));
         ours == theirs
-            || (vague(ours) && unknown(theirs, self.0))
-            || (vague(theirs) && unknown(ours, self.1))
+            || (is_vague(ours) && unknown(theirs, self.0))
+            || (is_vague(theirs) && unknown(ours, self.1))
             || (unknown(theirs, self.0) && unknown(ours, self.1))
     }
 }
@@ -164,11 +159,6 @@ impl Both<'_> {
 /// What a kernel says that has no word for a reason; `unknown` of a route that failed.
 fn is_vague(reason: &Value) -> bool {
     reason.is_null() || reason == "NOT_SPECIFIED" || reason == "unknown"
-}
-
-/// A REJECT is a drop with an answer; only the rule tells the two apart.
-fn is_refusal(verdict: &Value) -> bool {
-    verdict == "drop" || verdict == "reject"
 }
 
 /// Whether this is the judgement of a table of nft.

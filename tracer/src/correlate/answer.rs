@@ -14,10 +14,10 @@ use crate::{
     plan::View,
 };
 
-/// TCP RST flag.
-const RESET: u8 = 0x04;
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
+/// TCP flags.
+pub(super) const RESET: u8 = 0x04;
+pub(super) const FIN: u8 = 0x01;
+pub(super) const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
 /// Names as iptables `--reject-with` spells them; `None` for ICMP messages that refuse nothing (redirects).

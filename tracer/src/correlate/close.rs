@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::{
     Names,
+    answer::{FIN, RESET, SYN},
     open::{Open, Waiting},
 };
 use crate::{
@@ -32,10 +33,6 @@ const NO_REASON: &str = "NOT_SPECIFIED";
 /// How drops of netfilter are told, and where kernels without reasons have them (net/netfilter/core.c).
 const BY_NETFILTER: &str = "NETFILTER_DROP";
 const HOOKS: &str = "nf_hook_slow";
-/// TCP flags.
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
 /// What is left in a socket's queue when it is closed (`skb_queue_purge_reason`, from 6.6): received, never read.
 const LEFT_UNREAD: &str = "QUEUE_PURGE";
 /// Where such a queue is emptied, for kernels that give no reason there (net/core/stream.c, net/ipv4/af_inet.c).
@@ -252,5 +249,5 @@ fn is_taken(reason: Option<&str>, location: Option<&str>) -> bool {
 fn is_untold(reason: Option<&str>, location: Option<&str>, sight: &SightEvent) -> bool {
     reason.is_none()
         && matches!(location, Some("tcp_v4_rcv" | "tcp_v6_rcv"))
-        && sight.raw.tcp_flags & (SYN | RST) == 0
+        && sight.raw.tcp_flags & (SYN | RESET) == 0
 }
