@@ -82,6 +82,50 @@ fn what_a_packet_s_own_fields_settle_is_exact() -> Result<()> {
     Ok(())
 }
 
+/// firewalld's way: NAT is told by `ct status`, zones by devices, and chains go to each other.
+#[test]
+fn what_was_translated_is_let_through_by_its_status() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let (client, host) = (lab.netns("client")?, lab.netns("host")?);
+    let (own, server) = (lab.address("host", Family::Ipv4)?, lab.address("server", Family::Ipv4)?);
+    let _server = Server::tcp(lab.netns("server")?, SocketAddr::new(server, 8080))?;
+    let rules = format!(
+        "table inet firewalld {{\nset peers {{\ntype ipv4_addr . inet_service\nflags interval\n\
+         elements = {{ 10.0.0.0/8 . 9000-9009 }}\n}}\n\
+         chain pre {{\ntype nat hook prerouting priority dstnat + 10;\ntcp dport 80 dnat ip to {server}:8080\n}}\n\
+         chain filter_FORWARD {{\ntype filter hook forward priority filter + 10; policy accept;\n\
+         ct state established,related accept\nct status dnat accept\niifname \"lo\" accept\n\
+         jump filter_FORWARD_ZONES\nct state invalid drop\nreject with icmpx admin-prohibited\n}}\n\
+         chain filter_FORWARD_ZONES {{\niifname \"eth0\" goto filter_FWD_public\ngoto filter_FWD_internal\n}}\n\
+         chain filter_FWD_public {{\nip saddr . tcp dport @peers accept\nct direction reply accept\n}}\n\
+         chain filter_FWD_internal {{\naccept\n}}\n}}\n"
+    );
+    ruleset::nft(host, &rules)?;
+    let trace = Pathtrace::start(Some(host), &["--proto", "tcp"])?;
+    let forward = |verdict: &str, rules: Value| {
+        json!({"hook": "forward", "table": "firewalld", "chain": "filter_FORWARD", "exact": true, "verdict": verdict,
+               "rules": rules})
+    };
+    let translated = json!([{"chain": "filter_FORWARD", "position": 2, "text": "ct status dnat accept"}]);
+    let dnat = forward("accept", translated);
+    traffic::tcp(client, SocketAddr::new(own, 80), *LONG)?;
+    let wanted = json!({"packet": {"tcp_flags": "S", "destination_port": 80}, "stages": [dnat]});
+    trace
+        .wait_for("the translated SYN", |lines| expect::find(lines, &wanted).is_some())
+        .map_err(|error| anyhow::anyhow!("{error:#}\n{}", expect::explain(&trace.lines(), &wanted)))?;
+    let zone = [("filter_FORWARD", 4), ("filter_FORWARD_ZONES", 1)];
+    let path = |more: (&str, u32)| -> Value {
+        zone.iter()
+            .chain([&more])
+            .map(|(chain, position)| json!({"chain": chain, "position": position}))
+            .collect()
+    };
+    let refused = forward("reject", path(("filter_FORWARD", 6)));
+    check(&trace, client, server, 22, &refused, "rejected-by-rule")?;
+    let peer = forward("accept", path(("filter_FWD_public", 1)));
+    check(&trace, client, server, 9001, &peer, "")
+}
+
 /// With NAT in OUTPUT alone, answers are translated back at INPUT, where no chain is hooked: the rule's table did it.
 #[test]
 fn a_mapping_undone_where_no_chain_is_hooked_is_of_its_rule_s_table() -> Result<()> {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     correlate::DraftTable,
-    model::{DecidedBy, Direction, Hook, NatKind, NetfilterStage, Tuple, Verdict},
+    model::{DecidedBy, Direction, NatKind, NetfilterStage, Tuple, Verdict},
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
@@ -92,7 +92,9 @@ fn settled(told: Told, judgement: &Judgement<'_>, account: &Account<'_>) -> Told
         tuple: before,
         input: table.around.input,
         output: table.around.output,
-        state: state(table),
+        state: table.state(),
+        direction: table.direction(),
+        status: table.status(),
     };
     let narrowed = judge.texts.get().and_then(|texts| texts.narrowed(index, &packet));
     let Some(narrowed) = narrowed else { return told };
@@ -104,19 +106,6 @@ fn settled(told: Told, judgement: &Judgement<'_>, account: &Account<'_>) -> Told
     }
     let alike = told.alike && !walk.is_exact();
     Told { walk, source, alike }
-}
-
-/// What `ct state` is to a rule of the table (`nft_ct_get_eval`, net/netfilter/nft_ct.c, 6.12).
-fn state(table: &DraftTable) -> Option<&'static str> {
-    Some(match table.around.conntrack_info {
-        Some(0 | 3) => "established",
-        Some(1 | 4) => "related",
-        Some(2) => "new",
-        Some(7) => "untracked",
-        // Before PREROUTING and OUTPUT have been passed, connection tracking may be still to come.
-        None if matches!(table.hook, Hook::Input | Hook::Forward | Hook::Postrouting) => "invalid",
-        _ => return None,
-    })
 }
 
 fn decided(

@@ -44,6 +44,8 @@ pub struct Surroundings {
     pub output: Option<DeviceName>,
     /// `enum ip_conntrack_info`.
     pub conntrack_info: Option<u8>,
+    /// `enum ip_conntrack_status`, a mask; `None` for a packet without connection tracking.
+    pub conntrack_status: Option<u32>,
 }
 
 /// A stage, as far as events tell.
@@ -118,12 +120,7 @@ impl Open {
         let conntrack = self.conntrack_of_packet();
         let tracked = conntrack.as_ref().is_some_and(|c| c.original.is_some());
         let flow = if tracked { flows.number(&self.connections) } else { None };
-        let direction = match self.conntrack_info {
-            Some(info) if tracked => {
-                Some(if is_reply(info) { Direction::Reply } else { Direction::Original })
-            }
-            _ => None,
-        };
+        let direction = self.conntrack_info.filter(|_| tracked).and_then(direction);
         if first.raw.flags & SIGHT_UNREADABLE != 0 {
             self.notes.push("a part of the packet could not be read".to_owned());
         }
@@ -162,11 +159,7 @@ impl Open {
         if info == UNTRACKED || self.conntrack == 0 {
             return Some(bare(CtState::Untracked));
         }
-        let state = match info {
-            0 | 3 => CtState::Established,
-            1 | 4 => CtState::Related,
-            _ => CtState::New,
-        };
+        let state = state(info);
         let tuple = |choose: fn(&decode::TuplesEvent) -> &raw::Tuple| {
             self.connections.last().and_then(|tuples| decode::tuple(choose(tuples)))
         };
@@ -181,8 +174,45 @@ impl Open {
     }
 }
 
-fn is_reply(info: u8) -> bool {
-    info >= IS_REPLY
+fn direction(info: u8) -> Option<Direction> {
+    match info {
+        UNTRACKED.. => None,
+        IS_REPLY.. => Some(Direction::Reply),
+        _ => Some(Direction::Original),
+    }
+}
+
+fn state(info: u8) -> CtState {
+    match info {
+        0 | IS_REPLY => CtState::Established,
+        1 | 4 => CtState::Related,
+        UNTRACKED => CtState::Untracked,
+        _ => CtState::New,
+    }
+}
+
+impl DraftTable {
+    /// What `ct state` is to a rule of the table (`nft_ct_get_eval`, net/netfilter/nft_ct.c, 6.12); `None` where that is
+    /// not known.
+    #[must_use]
+    pub fn state(&self) -> Option<CtState> {
+        // Before PREROUTING and OUTPUT have been passed, connection tracking may be still to come.
+        let passed = matches!(self.hook, Hook::Input | Hook::Forward | Hook::Postrouting);
+        self.around.conntrack_info.map(state).or(passed.then_some(CtState::Invalid))
+    }
+
+    /// What `ct direction` is to a rule of the table.
+    #[must_use]
+    pub fn direction(&self) -> Option<Direction> {
+        self.around.conntrack_info.and_then(direction)
+    }
+
+    /// What `ct status` is to a rule of the table.
+    #[must_use]
+    pub fn status(&self) -> Option<u32> {
+        // Another table of the same gap may be one of NAT.
+        self.around.conntrack_status.filter(|_| self.gap.judges.len() == 1)
+    }
 }
 
 fn packet(sight: &SightEvent, tuple: Tuple) -> Packet {

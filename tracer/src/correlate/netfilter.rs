@@ -67,12 +67,12 @@ impl Open {
                 netns: sight.raw.netns,
                 time: sight.raw.head.time,
                 before,
-                status_before: (sight.raw.conntrack != 0).then_some(sight.raw.conntrack_status),
                 related: matches!(sight.conntrack_info(), Some(1 | 4)),
                 around: Surroundings {
                     input: DeviceName::new(sight.raw.in_ifindex, sight.raw.in_name),
                     output: DeviceName::new(sight.raw.out_ifindex, sight.raw.out_name),
                     conntrack_info: sight.conntrack_info(),
+                    conntrack_status: (sight.raw.conntrack != 0).then_some(sight.raw.conntrack_status),
                 },
             });
         }
@@ -124,9 +124,9 @@ impl Open {
                 before: inside.before,
                 after,
                 confirmed: inside.related
-                    || inside.status_before.is_some_and(|status| status & CONFIRMED != 0),
+                    || inside.around.conntrack_status.is_some_and(|status| status & CONFIRMED != 0),
                 // In a gap that holds connection tracking itself, the packet gets its entry there.
-                tracked: inside.status_before.is_some() || self.conntrack != 0,
+                tracked: inside.around.conntrack_status.is_some() || self.conntrack != 0,
                 around: inside.around,
             };
             let stage = DraftStage::Table(table);

@@ -55,8 +55,6 @@ pub(super) struct InGap {
     pub(super) netns: u32,
     pub(super) time: u64,
     pub(super) before: Tuple,
-    /// `IPS_*` before the gap; `None` without a conntrack entry.
-    pub(super) status_before: Option<u32>,
     /// An ICMP error about a connection: NAT translates it by that connection's mapping (`nf_nat_inet_fn`).
     pub(super) related: bool,
     pub(super) around: Surroundings,

@@ -13,7 +13,10 @@ use std::{
 
 pub use self::known::KnownPacket;
 pub use self::tool::{Failure, Processes, Runner, Tool};
-use self::{known::Answer, nft::RuleKey};
+use self::{
+    known::{Answer, Matcher, Sets},
+    nft::RuleKey,
+};
 use super::{
     index::{Chain, Effect, Rule, TableIndex},
     path::Step,
@@ -62,6 +65,9 @@ impl ChainKey {
     }
 }
 
+/// By their rules' handles.
+type Matchers = HashMap<u64, Matcher>;
+
 /// A base chain of nft as the tools name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedChain {
@@ -81,6 +87,8 @@ pub struct Texts {
     owned: HashSet<(TableFamily, String)>,
     /// Tables with verdict maps, once more, with what the maps hold ([`Effect::OneOf`]).
     refined: HashMap<(TableFamily, String), TableIndex>,
+    /// What is understood of each table's rules.
+    matchers: HashMap<(TableFamily, String), Matchers>,
     missing: Vec<Missing>,
 }
 
@@ -112,6 +120,7 @@ impl Texts {
                 texts.adopt(table, chains);
             }
             texts.refine(table);
+            texts.understand(table);
         }
         texts
     }
@@ -189,30 +198,45 @@ impl Texts {
         known.filter(|known| known.backend == table.backend).unwrap_or(table)
     }
 
+    /// Keeps what the rules' texts say of packets, for tables of nftables alone, and not for those that write what is
+    /// compared.
+    fn understand(&mut self, table: &TableIndex) {
+        if table.backend != Backend::Nftables {
+            return;
+        }
+        let mut sets = Sets::default();
+        let mut matchers = Matchers::new();
+        for handle in table.chains.iter().flat_map(|chain| &chain.rules).filter_map(|rule| rule.handle) {
+            let key = RuleKey { family: table.family, table: table.name.clone(), handle };
+            let Some(text) = self.nft.rules.get(&key) else { continue };
+            if WRITES.iter().any(|word| text.contains(word)) {
+                return;
+            }
+            let elements = |name: &str| self.nft.map(table.family, &table.name, name);
+            matchers.insert(handle, Matcher::read(text, elements, &mut sets));
+        }
+        self.matchers.insert((table.family, table.name.clone()), matchers);
+    }
+
     /// The table as one packet meets it: of rules whose text and the packet's own fields say that they cannot match, must
-    /// match, or what their verdict map has for it, that is known. `None` for tables that are not of nftables alone, and
-    /// for those that write what is compared.
+    /// match, or what their verdict map has for it, that is known. `None` where nothing is.
     #[must_use]
     pub fn narrowed(&self, table: &TableIndex, packet: &KnownPacket) -> Option<TableIndex> {
         if table.backend != Backend::Nftables {
             return None;
         }
+        let matchers = self.matchers.get(&(table.family, table.name.clone()))?;
         let mut narrowed = table.clone();
         for rule in narrowed.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
-            let Some(handle) = rule.handle else { continue };
-            let key = RuleKey { family: table.family, table: table.name.clone(), handle };
-            let Some(text) = self.nft.rules.get(&key) else { continue };
-            if WRITES.iter().any(|word| text.contains(word)) {
-                return None;
-            }
-            match known::answer(text, packet, |name| self.nft.map(table.family, &table.name, name)) {
+            let Some(matcher) = rule.handle.and_then(|handle| matchers.get(&handle)) else { continue };
+            match matcher.answer(packet) {
                 Answer::Fails => {
                     rule.effect = Effect::OneOf { target: String::new(), effects: Vec::new() };
                     rule.unconditional = false;
                 }
                 Answer::Matches => rule.unconditional = true,
                 Answer::Chooses { verdict, certain } => {
-                    if let Some(effect) = vmap::effect(table, &verdict) {
+                    if let Some(effect) = vmap::effect(table, verdict) {
                         rule.effect = effect;
                         rule.unconditional = certain;
                     }
