@@ -100,6 +100,27 @@ fn retransmitted(netns: &Netns) -> Result<u64> {
     Ok(values[at].parse()?)
 }
 
+/// How a packet's end shows differs: the last segments are freed at once by who gets them, others show only that nothing
+/// more came.
+#[test]
+fn packets_of_a_connection_are_told_in_their_order() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let host = lab.netns("host")?;
+    ruleset::iptables(host, Backend::Nft, Family::Ipv4, "-A FORWARD -m conntrack --ctstate NEW -j ACCEPT")?;
+    let to = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
+    let _server = Server::tcp(lab.netns("server")?, to)?;
+    let trace = Pathtrace::start(Some(host), &["--port", "7777", "--every"])?;
+    traffic::tcp(lab.netns("client")?, to, *LONG)?;
+    let finished = json!({"direction": "reply", "packet": {"protocol": "tcp", "tcp_flags": "~F"}});
+    let report = stop_after(trace, &finished, 1)?;
+    let journeys = fitting(&report.lines, &json!({"flow": 1}));
+    let told: Vec<_> =
+        journeys.iter().map(|journey| (&journey["time"], &journey["packet"]["tcp_flags"])).collect();
+    assert!(journeys.len() >= 7, "{told:?}");
+    assert!(told.is_sorted_by_key(|(time, _)| time.as_str()), "{told:?}");
+    Ok(())
+}
+
 #[test]
 fn segments_that_travel_together_are_one_journey_and_counted_once() -> Result<()> {
     let lab = Lab::new(Topology::Routed)?;

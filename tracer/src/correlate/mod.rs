@@ -213,6 +213,12 @@ impl Correlator {
         self.open.values().map(Open::began).min()
     }
 
+    /// As [`Self::oldest`], of those packets that go no further: what became of them shows in a moment.
+    #[must_use]
+    pub fn ending(&self) -> Option<u64> {
+        self.open.values().filter(|open| open.waiting != Waiting::Travel).map(Open::began).min()
+    }
+
     /// In the order in which they began.
     fn give_up_where(&mut self, late: impl Fn(&Open) -> bool, output: &mut Output) {
         let late = self.open.iter().filter(|(_, open)| late(open));

@@ -28,7 +28,9 @@ pub fn plan_functions(list: &HookList) -> HookPlan {
         let priority = priority_of(function.priority, &gaps);
         gaps.push(GapPlan { priority, role: role::FOLLOW, functions: vec![(*function).clone()] });
     }
-    let wanted = if gaps.is_empty() { default_priority(list.hook) } else { i32::MIN };
+    // It stands behind whatever is hooked, judge or not.
+    let highest = list.functions.iter().map(|function| function.priority).max();
+    let wanted = highest.map_or(default_priority(list.hook), |highest| highest.saturating_add(1));
     gaps.push(GapPlan { priority: priority_of(wanted, &gaps), role: role::FOLLOW, functions: Vec::new() });
     assign_roles(list.hook, conntrack, &mut gaps);
     HookPlan { gaps, conntrack, unbounded: Vec::new() }
@@ -102,6 +104,18 @@ mod tests {
         let found = places(&tracked, &plan_functions(&tracked));
         assert_eq!((found[0].0, found[0].1.role), (END, role::GATE | role::LATE));
         assert_ne!(found[0].1.begins, 0);
+    }
+
+    /// A packet that dies between a raw table and the hook's end may have died in connection tracking.
+    #[test]
+    fn the_end_is_behind_connection_tracking_also_where_no_table_is() {
+        let tracking =
+            HookFunction { symbol: Some("ipv4_conntrack_in".to_owned()), ..function(-200, HookKind::Other) };
+        let raw = function(-300, HookKind::XtTable { table: 10 });
+        let plan = plan_functions(&list(Hook::Prerouting, vec![raw, tracking]));
+        let [table, end] = plan.gaps.as_slice() else { panic!("{plan:?}") };
+        assert!(table.priority < -200 && end.priority > -200, "{plan:?}");
+        assert_eq!((table.role, end.role), (role::FOLLOW | role::ENTRY, role::FOLLOW | role::LATE));
     }
 
     #[test]

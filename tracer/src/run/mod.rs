@@ -4,6 +4,7 @@ mod doctor;
 mod ended;
 mod findings;
 mod kernel_trace;
+mod order;
 mod scope;
 mod setup;
 mod shown;

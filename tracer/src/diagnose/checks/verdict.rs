@@ -195,22 +195,25 @@ fn accepted_by_other(case: &Case<'_>, leg: &Leg<'_>, judge: &NetfilterStage) -> 
     let question =
         case.question(leg, judge.before, leg.is_local(judge.before.destination, case.network(leg.netns)));
     case.ruleset(leg.netns)?.base_chains(judge.hook, case.is_ipv6()).find_map(|(table, chain)| {
-        let not_reached =
-            !leg.netfilter().any(|stage| stage.hook == judge.hook && stage.backend == Some(table.backend));
+        let seen: Vec<_> = leg
+            .netfilter()
+            .filter(|stage| stage.hook == judge.hook && stage.backend == Some(table.backend))
+            .collect();
+        // It may have let the packet pass where this kernel tells nothing of its rules.
+        let passed = seen.iter().any(|stage| stage.verdict == Some(Verdict::Accept));
+        let decided = seen.iter().any(|stage| stage.decided_by.is_some());
         let walk = table.walk(chain, &question).filter(|walk| {
-            table.backend != owner
-                && not_reached
-                && !walk.may_drop
-                && walk.ending.verdict() == Verdict::Accept
+            table.backend != owner && !decided && !walk.may_drop && walk.ending.verdict() == Verdict::Accept
         })?;
         let Ending::Rule { chain, rule, .. } = walk.ending else { return None };
         let backend = table.backend.name();
         (rule.facts.target == Target::Accept).then(|| Accepted {
             backend,
             evidence: format!(
-                "{}: table {} ({backend}) comes later and would accept it by rule {} of {} (`{}`)",
+                "{}: table {} ({backend}) {} by rule {} of {} (`{}`)",
                 judge.hook.iptables_name(),
                 table.name,
+                if passed { "let it pass, which its rules do" } else { "comes later and would accept it" },
                 rule.position,
                 chain.name,
                 rule.text

@@ -23,10 +23,13 @@ impl Trace<'_> {
     /// Attributes, enriches and prints what ended and need not wait.
     pub(super) fn show(&mut self, output: Output) -> Result<(), Failure> {
         self.kernel.forget(&output.forget)?;
-        if !output.closed.is_empty() {
+        self.order.add(output.closed);
+        let closed =
+            if self.order.is_empty() { Vec::new() } else { self.order.before(self.correlator.ending()) };
+        if !closed.is_empty() {
             let texts = self.kernel.namespaces().map(Namespace::texts);
             let pending: Vec<_> = texts.filter(|texts| texts.is_pending()).cloned().collect();
-            self.ended.add(output.closed, monotonic(), &pending);
+            self.ended.add(closed, monotonic(), &pending);
         }
         self.prove_texts()?;
         let ready = self.ended.ready(monotonic());
@@ -78,7 +81,7 @@ impl Trace<'_> {
     pub(super) fn settled(&self) -> Timestamp {
         let under_way =
             self.correlator.oldest().map(|time| time.max(self.read_until.saturating_sub(VERY_LONG)));
-        let waiting = [under_way, self.ended.oldest()].into_iter().flatten().min();
+        let waiting = [under_way, self.order.oldest(), self.ended.oldest()].into_iter().flatten().min();
         self.attributor.wall_clock(waiting.unwrap_or(u64::MAX).min(self.read_until))
     }
 
