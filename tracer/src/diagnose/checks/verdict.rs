@@ -21,6 +21,7 @@ impl Check for DroppedByRule {
     fn look(&self, case: &Case<'_>) -> Answer {
         let found = case.judge().filter(|(leg, stage)| {
             stage.verdict == Some(Verdict::Drop)
+                && !unseen_refusal(case, stage)
                 && (decided(stage, DecidedBy::Rule) || unseen_rule(case, leg, stage))
         });
         found.map(|(leg, stage)| by_rule(self.code(), case, &leg, stage, "dropped")).into()
@@ -38,6 +39,13 @@ fn unseen_rule(case: &Case<'_>, leg: &Leg<'_>, stage: &NetfilterStage) -> bool {
     stage.decided_by.is_none() && base.is_some_and(|base| base.policy == Verdict::Accept)
 }
 
+/// Which rule decided was not seen, but an answer was sent, as no policy does.
+fn unseen_refusal(case: &Case<'_>, stage: &NetfilterStage) -> bool {
+    stage.decided_by.is_none()
+        && stage.verdict == Some(Verdict::Drop)
+        && case.journey.outcome.answer.is_some()
+}
+
 /// A rule rejected it and sent an answer.
 pub(super) struct RejectedByRule;
 
@@ -47,9 +55,10 @@ impl Check for RejectedByRule {
     }
 
     fn look(&self, case: &Case<'_>) -> Answer {
-        let found = case
-            .judge()
-            .filter(|(_, stage)| decided(stage, DecidedBy::Rule) && stage.verdict == Some(Verdict::Reject));
+        let found = case.judge().filter(|(_, stage)| {
+            unseen_refusal(case, stage)
+                || (decided(stage, DecidedBy::Rule) && stage.verdict == Some(Verdict::Reject))
+        });
         found.map(|(leg, stage)| by_rule(self.code(), case, &leg, stage, "rejected")).into()
     }
 }

@@ -213,6 +213,20 @@ fn under_an_accepting_policy_it_was_a_rule_even_if_none_was_seen() {
     );
 }
 
+#[test]
+fn who_was_answered_was_rejected_by_a_rule_even_if_none_was_seen() {
+    let mut lab = dropped_at_input(None);
+    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
+        unreachable!()
+    };
+    (stage.decided_by, stage.exact) = (None, false);
+    lab.journey.outcome.result = OutcomeKind::Rejected;
+    lab.journey.outcome.answer = Some("icmp-port-unreachable".to_owned());
+    let finding = lab.only("rejected-by-rule");
+    let told = "A rule of chain INPUT that was not seen in table filter";
+    assert!(finding.summary.starts_with(told), "{}", finding.summary);
+}
+
 const ACCEPTING: &str =
     "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT\nCOMMIT\n";
 
@@ -233,6 +247,19 @@ fn what_one_backend_accepts_and_another_drops_is_mixed() {
         .only("mixed-backends");
     assert!(seen.summary.contains("iptables-legacy accepts") && seen.summary.contains("iptables-nft drops"));
     assert!(seen.fix.starts_with("iptables-nft -I FORWARD 1 "), "{}", seen.fix);
+    // This kernel tells nothing of the other's rules, but that the packet passed them.
+    let unread = forwarded("10.2.0.2:80")
+        .ruleset(ACCEPTING)
+        .backend(Backend::IptablesNft)
+        .stage(Hook::Forward, "filter", |stage| (stage.decided_by, stage.exact) = (None, false))
+        .backend(Backend::IptablesLegacy)
+        .judged(Hook::Forward, Verdict::Drop, None)
+        .only("mixed-backends");
+    assert!(
+        unread.evidence[0].contains("let it pass, which its rules do by rule 1"),
+        "{:?}",
+        unread.evidence
+    );
     // The first of the two dropped it: the other is known by its rules only.
     let unseen = forwarded("10.2.0.2:80")
         .ruleset(ACCEPTING)
