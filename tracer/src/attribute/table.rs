@@ -183,7 +183,10 @@ fn follow_mapping(
     let (family, name) = match (&named, &known) {
         (Some(named), _) => (named.family, named.table.clone()),
         (None, Some(known)) => (known.family, known.table.clone()),
-        (None, None) => (unread::family(table), "nat".to_owned()),
+        (None, None) => match judge.texts.get().and_then(|texts| texts.nat_chain(table.family)) {
+            Some(only) => (only.family, only.table),
+            None => (unread::family(table), "nat".to_owned()),
+        },
     };
     Some(NetfilterStage {
         hook: table.hook,

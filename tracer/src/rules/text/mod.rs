@@ -157,19 +157,34 @@ impl Texts {
     /// not asked.
     #[must_use]
     pub fn base_chain(&self, family: Family, hook: Hook, priority: i32) -> Option<NamedChain> {
-        let own = if family == Family::Ipv4 { TableFamily::Ip } else { TableFamily::Ip6 };
-        let mut here = self.nft.bases.iter().filter(|base| {
-            (base.hook, base.priority) == (hook, priority) && [own, TableFamily::Inet].contains(&base.family)
-        });
+        let mut here = self.bases(family).filter(|base| (base.hook, base.priority) == (hook, priority));
         let (Some(base), None) = (here.next(), here.next()) else { return None };
+        Some(self.named(base))
+    }
+
+    /// A chain of the one table of nft that translates packets of a family; `None` where there is none, more than one, or
+    /// `nft` was not asked.
+    #[must_use]
+    pub fn nat_chain(&self, family: Family) -> Option<NamedChain> {
+        let mut translating = self.bases(family).filter(|base| base.nat);
+        let first = translating.next()?;
+        let alone = translating.all(|base| (base.family, &base.table) == (first.family, &first.table));
+        alone.then(|| self.named(first))
+    }
+
+    fn bases(&self, family: Family) -> impl Iterator<Item = &nft::Base> {
+        let own = if family == Family::Ipv4 { TableFamily::Ip } else { TableFamily::Ip6 };
+        self.nft.bases.iter().filter(move |base| [own, TableFamily::Inet].contains(&base.family))
+    }
+
+    fn named(&self, base: &nft::Base) -> NamedChain {
         let owned = self.owned.contains(&(base.family, base.table.clone()));
-        let backend = if owned { Backend::IptablesNft } else { Backend::Nftables };
-        Some(NamedChain {
-            backend,
+        NamedChain {
+            backend: if owned { Backend::IptablesNft } else { Backend::Nftables },
             family: base.family,
             table: base.table.clone(),
             chain: base.chain.clone(),
-        })
+        }
     }
 
     /// Keeps a copy of the table in which verdict maps are known by what they hold.

@@ -23,6 +23,7 @@ pub(super) struct Base {
     pub(super) chain: String,
     pub(super) hook: Hook,
     pub(super) priority: i32,
+    pub(super) nat: bool,
 }
 
 /// What a ruleset's listing says.
@@ -138,14 +139,14 @@ impl Parser {
     /// `type nat hook prerouting priority dstnat + 5; policy accept;`
     fn base(&self, line: &str) -> Option<Base> {
         let (family, table) = self.table.clone()?;
-        let (_, rest) = line.strip_prefix("type ")?.split_once(" hook ")?;
+        let (kind, rest) = line.strip_prefix("type ")?.split_once(" hook ")?;
         let (hook, rest) = rest.split_once(' ')?;
         let (_, rest) = rest.split_once("priority ")?;
         let priority = priority(rest.split_once(';')?.0)?;
         let hook = (0..5)
             .filter_map(Hook::from_inet_number)
             .find(|known| known.iptables_name().eq_ignore_ascii_case(hook))?;
-        Some(Base { family, table, chain: self.chain.clone(), hook, priority })
+        Some(Base { family, table, chain: self.chain.clone(), hook, priority, nat: kind == "nat" })
     }
 
     fn rule(&mut self, handle: u64, text: String) {
@@ -221,6 +222,7 @@ mod tests {
             chain: chain.to_owned(),
             hook,
             priority,
+            nat: hook == Hook::Prerouting,
         };
         let expected = [
             base(TableFamily::Inet, "fw", "in", Hook::Input, -5),

@@ -148,3 +148,20 @@ fn base_chains_of_other_hooks_do_not_matter() {
     let texts = Texts::read(&Script(vec![(Tool::IptablesLegacySave, Ok(NAT))]), &tables);
     assert!(texts.of(&tables[0], step(0, 0)).is_some());
 }
+
+#[test]
+fn the_one_table_that_translates_is_known() {
+    let chain = |name: &str, kind: &str| {
+        format!("\tchain {name} {{\n\t\ttype {kind} hook output priority -100; policy accept;\n\t}}\n")
+    };
+    let one = format!("table inet own {{\n{}{}}}\n", chain("out", "nat"), chain("all", "filter"));
+    let two = format!("{one}table ip other {{\n{}}}\n", chain("out", "nat"));
+    let found = |listing: &str| {
+        let listing = Box::leak(listing.to_owned().into_boxed_str());
+        let texts = Texts::read_with(&Script(vec![(Tool::Nft, Ok(listing))]), &[], &[Tool::Nft]);
+        [Family::Ipv4, Family::Ipv6].map(|family| texts.nat_chain(family).map(|chain| chain.table))
+    };
+    assert_eq!(found(&one), [Some("own".to_owned()), Some("own".to_owned())]);
+    assert_eq!(found(&two), [None, Some("own".to_owned())]);
+    assert_eq!(found(""), [None, None]);
+}
