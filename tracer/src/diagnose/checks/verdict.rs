@@ -27,7 +27,8 @@ impl Check for DroppedByRule {
     }
 }
 
-/// Which rule decided was not seen (an nft rule without a counter), but the policy accepts: some rule it was.
+/// Which rule decided was not seen (an nft rule without a counter), but the policy accepts: some rule it was. Not where the
+/// ruleset was being changed: the policy that it has now need not be the one of then.
 fn unseen_rule(case: &Case<'_>, leg: &Leg<'_>, stage: &NetfilterStage) -> bool {
     let base = case.ruleset(leg.netns).and_then(|ruleset| {
         let same = |table: &&TableView| {
@@ -35,7 +36,9 @@ fn unseen_rule(case: &Case<'_>, leg: &Leg<'_>, stage: &NetfilterStage) -> bool {
         };
         ruleset.tables.iter().find(same)?.chain(stage.chain.as_deref()?)?.base
     });
-    stage.decided_by.is_none() && base.is_some_and(|base| base.policy == Verdict::Accept)
+    stage.decided_by.is_none()
+        && !stage.was_being_changed()
+        && base.is_some_and(|base| base.policy == Verdict::Accept)
 }
 
 /// A rule rejected it and sent an answer.

@@ -213,6 +213,24 @@ fn under_an_accepting_policy_it_was_a_rule_even_if_none_was_seen() {
     );
 }
 
+/// The policy that is read afterwards is not the one that judged.
+#[test]
+fn while_the_ruleset_changes_nobody_is_accused() {
+    let mut lab = dropped_at_input(None).edit(|lab| {
+        lab.ruleset.add_nft_list(
+            "table ip filter {\nchain INPUT {\ntype filter hook input priority 0; policy accept;\n}\n}",
+        );
+    });
+    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
+        unreachable!()
+    };
+    (stage.decided_by, stage.exact, stage.backend) = (None, false, Some(Backend::Nftables));
+    stage.inexact_because = Some("the ruleset was being changed".to_owned());
+    let finding = lab.only("dropped-by-kernel");
+    assert!(finding.summary.contains("while the ruleset was being changed"), "{}", finding.summary);
+    assert!(finding.fix.starts_with("# send the packet again"), "{}", finding.fix);
+}
+
 const ACCEPTING: &str =
     "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT\nCOMMIT\n";
 
