@@ -156,6 +156,8 @@ fn a_route_that_refuses_is_named() {
         .dropped("NOT_SPECIFIED", "dst_discard_out")
         .only("no-route");
     assert!(v6.summary.contains("the route `blackhole fd50::/64` refuses it"), "{}", v6.summary);
+    let fix = "ip -6 route show table 254  # then, if that route is not wanted: ip -6 route del blackhole fd50::/64";
+    assert_eq!(v6.fix, fix);
 }
 
 #[test]
@@ -172,7 +174,7 @@ fn a_policy_rule_that_refuses_is_named() {
         .dropped("NOT_SPECIFIED", "ip_error")
         .only("no-route");
     assert!(finding.summary.contains("the policy rule 10 (`prohibit`"), "{}", finding.summary);
-    assert!(finding.fix.starts_with("ip rule show"), "{}", finding.fix);
+    assert!(finding.fix.ends_with("ip rule del pref 10"), "{}", finding.fix);
 }
 
 #[test]
