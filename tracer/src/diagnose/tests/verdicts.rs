@@ -92,6 +92,22 @@ fn a_policy_is_told_from_a_rule() {
     assert_eq!(finding.fix, "iptables-nft -I INPUT 1 -s 10.1.0.2 -d 10.1.0.1 -p tcp --dport 22 -j ACCEPT");
 }
 
+/// To delete a rule for one address would let all of the set in.
+#[test]
+fn an_address_is_taken_out_of_a_set_of_nft() {
+    let judged = |text: &str| {
+        let lab = Lab::tcp(CLIENT, "10.1.0.1:22").backend(Backend::Nftables).comes_in("c0");
+        lab.judged(Hook::Input, Verdict::Drop, Some(("INPUT", 1, text))).only("dropped-by-rule").fix
+    };
+    let element = "ip filter bad '{ 10.1.0.2 }'";
+    let removal = format!("nft get element {element} && nft delete element {element}  # or let this one");
+    let fix = judged("tcp dport 22 ip saddr @bad counter drop");
+    assert!(fix.starts_with(&removal), "{fix}");
+    for other in ["ip saddr != @bad drop", "ip daddr . ip saddr @bad drop", "ip saddr @a ip daddr @b drop"] {
+        assert!(judged(other).starts_with("nft insert rule "), "{other}");
+    }
+}
+
 #[test]
 fn a_rejection_says_what_was_answered() {
     let mut lab = Lab::udp(CLIENT, "10.2.0.2:53").comes_in("c0").judged(
