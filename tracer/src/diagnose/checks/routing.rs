@@ -245,6 +245,7 @@ impl Check for NoRoute {
         );
         let fix = match (refusing, leg.destination_rewritten()) {
             (Some(refusing), _) => refusing.fix,
+            (None, None) if leg.exit.destination.is_multicast() => group_fix(&leg),
             (None, Some(_)) => format!(
                 "ip route get {}  # is the NAT rule's target right, and its network attached (container, bridge or VPN down)?",
                 leg.exit.destination
@@ -255,6 +256,14 @@ impl Check for NoRoute {
         };
         Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
+}
+
+/// A group is reached by its device's own route, which comes with the device.
+fn group_fix(leg: &Leg<'_>) -> String {
+    let device = leg.input().or_else(|| leg.output()).unwrap_or("DEVICE");
+    format!(
+        "# nothing, if {device} came up just now: its route to groups comes with it. Else: ip addr show dev {device}"
+    )
 }
 
 fn ask<'a>(leg: &Leg<'a>) -> Question<'a> {

@@ -126,6 +126,14 @@ fn no_route() {
     assert!(finding.fix.starts_with("ip route get 10.9.0.2"), "{}", finding.fix);
 }
 
+/// Nobody gives a group a gateway: a device that has just come up has no route to groups yet.
+#[test]
+fn a_group_without_a_route_wants_none() {
+    let lab = Lab::tcp("[fd01::2]:4000", "[ff02::2]:80").comes_in("c0");
+    let fix = lab.dropped("IP_INNOROUTES", "ip6_pkt_discard").only("no-route").fix;
+    assert!(fix.starts_with("# nothing, if c0 came up just now"), "{fix}");
+}
+
 #[test]
 fn a_route_that_refuses_is_named() {
     let refusing = |kind| {
