@@ -39,7 +39,9 @@ impl Check for DroppedByKernel {
         let queued = queued(case);
         let (why, fix) = match (outcome.reason.as_deref(), explanation) {
             (Some("NETFILTER_DROP"), _) if redirect && case.state() == Some(CtState::Related) => (
-                "it is a redirect about a translated connection, and NAT lets none of those out".to_owned(),
+                "it is a redirect about a connection that NAT translates, or has not decided about yet, and NAT lets none of \
+                 those out"
+                    .to_owned(),
                 "# nothing: harmless; it shows that the packet it is about left by the device that it came in by",
             ),
             (Some("NETFILTER_DROP"), _) if !outside.is_empty() => (
