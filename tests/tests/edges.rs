@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use serde_json::{Value, json};
 use tests::{
-    expect,
+    expect, machine,
     pathtrace::Pathtrace,
     ruleset,
     topology::{Family, Lab, Topology},
@@ -74,5 +74,34 @@ fn delivery_behind_a_chain_at_the_highest_priority() -> Result<()> {
                     "outcome": {"result": result}}),
         );
     }
+    Ok(())
+}
+
+/// The kernel asks no NAT chain behind the one that translates: what it would have said is not told.
+#[test]
+fn a_nat_chain_behind_the_one_that_translates_does_not_judge() -> Result<()> {
+    if !machine::has_nft_types() {
+        return Ok(());
+    }
+    let lab = Lab::new(Topology::Routed)?;
+    let to = SocketAddr::new(lab.address("host", Family::Ipv4)?, 80);
+    let inner = SocketAddr::new(lab.address("server", Family::Ipv4)?, 8080);
+    let _server = Server::tcp(lab.netns("server")?, inner)?;
+    let table = |name: &str, priority: i32, rule: &str| {
+        format!(
+            "table ip {name} {{\nchain pre {{\ntype nat hook prerouting priority {priority}; policy accept;\n{rule}\n}}\n}}\n"
+        )
+    };
+    let dnat = format!("tcp dport 80 counter dnat to {inner}");
+    let tables =
+        [table("early", -110, "counter"), table("docker", -100, &dnat), table("late", -90, "counter")];
+    ruleset::nft(lab.netns("host")?, &tables.concat())?;
+    let (journey, _) = first_packet(&lab, to, true)?;
+    let judged = journey["stages"].as_array().into_iter().flatten();
+    let judged: Vec<&Value> = judged.filter(|stage| stage["hook"] == "prerouting").collect();
+    let names: Vec<&Value> = judged.iter().map(|stage| &stage["table"]).collect();
+    assert_eq!(names, ["early", "docker"], "{}", expect::pretty(&journey));
+    assert!(judged.iter().all(|stage| stage["exact"] == true), "{}", expect::pretty(&journey));
+    assert_eq!(judged[1]["nat"], "dnat", "{}", expect::pretty(&journey));
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use serde_json::{Value, json};
 use tests::{
-    expect,
+    expect, machine,
     netns::Netns,
     pathtrace::Pathtrace,
     ruleset::{self, Backend},
@@ -69,6 +69,34 @@ fn only_the_namespace_it_runs_in_by_default() -> Result<()> {
     let report = trace.stop()?;
     let elsewhere = json!({"stages": [{"netns": beside.inode()?}]});
     assert!(expect::find(&report.lines, &elsewhere).is_none());
+    Ok(())
+}
+
+/// Chains of one table share its counters: each trace must look between them, whoever else does.
+#[test]
+fn two_traces_at_once_tell_the_same_of_two_chains_at_one_hook() -> Result<()> {
+    if !machine::has_nft_types() {
+        return Ok(());
+    }
+    let netns = Netns::new()?;
+    let chain = |name: &str, priority: u32, rule: &str| {
+        format!(
+            "chain {name} {{\ntype filter hook input priority {priority}; policy accept;\ncounter\n{rule}\n}}\n"
+        )
+    };
+    let (first, second) =
+        (chain("first", 0, ""), chain("second", 10, "meta l4proto ipv6-icmp counter accept"));
+    ruleset::nft(&netns, &format!("table inet both {{\n{first}{second}}}\n"))?;
+    let traces = [(); 2].map(|()| Pathtrace::start(Some(&netns), &["--proto", "icmp6"]));
+    traffic::ping(&netns, std::net::Ipv6Addr::LOCALHOST.into(), *LONG)?;
+    let stage = |chain: &str, decided: &str, positions: &[u32]| {
+        let rules: Vec<Value> = positions.iter().map(|p| json!({"chain": chain, "position": p})).collect();
+        json!({"hook": "input", "chain": chain, "exact": true, "decided_by": decided, "rules": rules})
+    };
+    let stages = [stage("first", "policy", &[1]), stage("second", "rule", &[1, 2])];
+    for trace in traces {
+        assert_sees(&trace?, &json!({"packet": {"icmp_type": 128}, "stages": stages}))?;
+    }
     Ok(())
 }
 

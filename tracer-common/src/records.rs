@@ -163,7 +163,7 @@ pub struct Sight {
     pub socket_port: u16,
     pub gateway: [u32; 4],
     pub route_ifindex: u32,
-    /// `dst_entry.error`, 0 or a negative errno.
+    /// `dst_entry.error`: 0, or an errno, negative or positive.
     pub route_error: i32,
     pub reserved: u32,
     pub route_name: [u8; 16],

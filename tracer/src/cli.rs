@@ -79,13 +79,13 @@ pub struct FilterArgs {
     #[arg(long, value_name = "IP[/LEN]", value_parser = values::prefix)]
     pub dst: Option<IpNet>,
     /// Source or destination port: 80, 80,443 or 8000-8100
-    #[arg(long, value_name = "PORTS", value_parser = values::ports)]
+    #[arg(long, value_name = "PORTS", allow_hyphen_values = true, value_parser = values::ports)]
     pub port: Vec<PortList>,
     /// Source port
-    #[arg(long, value_name = "PORTS", value_parser = values::ports)]
+    #[arg(long, value_name = "PORTS", allow_hyphen_values = true, value_parser = values::ports)]
     pub sport: Vec<PortList>,
     /// Destination port
-    #[arg(long, value_name = "PORTS", value_parser = values::ports)]
+    #[arg(long, value_name = "PORTS", allow_hyphen_values = true, value_parser = values::ports)]
     pub dport: Vec<PortList>,
     /// Protocol: tcp, udp, icmp, icmp6, esp, gre, sctp or a number
     #[arg(long, value_name = "PROTO", value_parser = values::protocol)]
@@ -143,10 +143,10 @@ pub struct OutputArgs {
 #[command(next_help_heading = "Stop")]
 pub struct StopArgs {
     /// After N packets that were shown or counted
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub count: Option<NonZeroU64>,
     /// After this time: 500ms, 30s, 2m, 1h
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::duration)]
     pub duration: Option<SignedDuration>,
 }
 

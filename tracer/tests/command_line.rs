@@ -9,9 +9,12 @@ fn pathtrace(arguments: &[&str]) -> Output {
 
 #[test]
 fn bad_arguments_exit_2_and_name_the_flag() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--port", "0"], "--port"),
         (&["--count", "0"], "--count"),
+        (&["--count", "-1"], "--count"),
+        (&["--duration", "-1s"], "--duration"),
+        (&["--port", "-80"], "--port"),
         (&["-4", "--dst", "fd00::/8"], "--dst"),
         (&["--proto", "esp", "--sport", "500"], "--sport"),
         (&["--netns", "a", "--all-netns"], "--netns"),

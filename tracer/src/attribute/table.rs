@@ -38,8 +38,14 @@ pub(super) fn judge(
     let mut judged = Judged::default();
     let Some(first) = tables.first() else { return judged };
     let mut before = first.before;
+    let mut bound = false;
     for (number, table) in tables.iter().enumerate() {
         let judge = &table.gap.judges[table.judge];
+        // Of several NAT chains at a hook, none is asked behind the one that translates (`nf_nat_inet_fn`,
+        // net/netfilter/nf_nat_core.c, 6.12).
+        if judge.nat && bound {
+            continue;
+        }
         let rest = &tables[number + 1..];
         let unread = unread::chain(table, judge);
         let stage = if judge.nat && (table.confirmed || (judge.table.is_none() && unread.is_none())) {
@@ -56,6 +62,7 @@ pub(super) fn judge(
                 let walked = judgement.walk(account.read, account.probes_skipped());
                 let told = account.complete(table, index, *base, before, !rest.is_empty(), walked);
                 let told = settled(told, &judgement, account);
+                bound |= judge.nat && nat_kind(index, table.hook, &told.walk).is_some();
                 decided(table, judge, index, *base, &told, before, rest)
             })
         };

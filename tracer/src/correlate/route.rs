@@ -79,7 +79,7 @@ impl Open {
             Some("ip6_mc_input") => true,
             _ => false,
         };
-        if has_route { self.routed(sight) } else { self.not_routed(reason) }
+        if has_route { self.routed(sight) } else { self.not_routed(sight, reason) }
     }
 
     /// No table had a route. A policy rule may have said more (`fib4_rule_action`, net/ipv4/fib_rules.c); what the sender was
@@ -92,12 +92,15 @@ impl Open {
         }
     }
 
-    /// Routing threw the packet away. `reason` is the kernel's, for when no lookup says why.
-    fn not_routed(&mut self, reason: Option<&str>) {
+    /// Routing threw the packet away. The route that it was given for that says why: IPv4 writes the error there with its sign
+    /// turned (`ip_route_input_slow`, net/ipv4/route.c), IPv6 as it is (`ip6_rt_type_to_error`, net/ipv6/route.c; 6.12).
+    /// `reason` is the kernel's, for when neither that nor a lookup says why.
+    fn not_routed(&mut self, sight: &SightEvent, reason: Option<&str>) {
         let lookups = std::mem::take(&mut self.routes);
         let Some(destination) = self.tuple.map(|tuple| tuple.destination) else { return };
         let last = lookups.iter().rev().find(|lookup| lookup.error != NEXT_TABLE);
         let error = match last {
+            _ if sight.raw.routed != 0 && sight.raw.route_error != 0 => Some(errno(sight.raw.route_error)),
             Some(lookup) if lookup.error != 0 => Some(errno(lookup.error)),
             None if !lookups.is_empty() => Some(self.refused_by_policy().to_owned()),
             // Never none: it failed, and a kernel before 5.17 does not say why.
@@ -154,5 +157,5 @@ fn type_name(number: u8) -> Option<&'static str> {
 }
 
 fn errno(error: i32) -> String {
-    format!("{:?}", nix::errno::Errno::from_raw(-error))
+    format!("{:?}", nix::errno::Errno::from_raw(error.abs()))
 }

@@ -13,7 +13,8 @@ pub use journey::{
 };
 pub use line::{Line, Notice, NoticeLevel, Start, Summary, SummaryFinding};
 pub use netfilter::{
-    Backend, DecidedBy, Hook, MatchedRule, NatKind, NetfilterStage, RulesSource, TableFamily, Verdict,
+    Backend, DecidedBy, Hook, MatchedRule, NatKind, NetfilterStage, RULESET_CHANGED, RulesSource,
+    TableFamily, Verdict,
 };
 pub use packet::{Family, Packet, Protocol, Tuple};
 pub use program::{ProgramFate, ProgramStage, ProgramType, ProgramVerdict};

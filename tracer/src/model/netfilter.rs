@@ -157,6 +157,9 @@ pub struct MatchedRule {
     pub action: Option<String>,
 }
 
+/// Why nothing is certain of a packet that came while rules were replaced: begins [`NetfilterStage::inexact_because`].
+pub const RULESET_CHANGED: &str = "the ruleset was being changed";
+
 /// One base chain's judgement of the packet at one hook.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct NetfilterStage {
@@ -183,4 +186,13 @@ pub struct NetfilterStage {
     pub mapping_rule: Option<MatchedRule>,
     pub before: Tuple,
     pub after: Tuple,
+}
+
+impl NetfilterStage {
+    /// Whether rules were replaced while this packet was judged: a ruleset that was read later need not be the one that
+    /// judged it.
+    #[must_use]
+    pub fn was_being_changed(&self) -> bool {
+        self.inexact_because.as_deref().is_some_and(|why| why.starts_with(RULESET_CHANGED))
+    }
 }

@@ -37,25 +37,16 @@ pub fn plan_hook(list: &HookList) -> HookPlan {
     let mut gaps: Vec<GapPlan> = Vec::new();
     let mut previous: Option<i32> = None;
     let mut unbounded = Vec::new();
-    for function in &functions {
-        if judges(function) {
-            match free_before(function.priority, previous) {
-                // Every place that the walk needs must be free, or the table shares a gap with the one before.
-                Some(priority) if gaps.last().is_none_or(|gap| gap.priority < priority) => {
-                    gaps.push(GapPlan { priority, role: role::FOLLOW, functions: vec![(*function).clone()] });
-                }
-                _ => match gaps.last_mut() {
-                    // More than the kernel side reads in one gap are shown without their rules.
-                    Some(gap) => gap.functions.push((*function).clone()),
-                    None => match free_below(function.priority, &functions) {
-                        Some(priority) => {
-                            let function = (*function).clone();
-                            gaps.push(GapPlan { priority, role: role::FOLLOW, functions: vec![function] });
-                        }
-                        None => unbounded.push(function.priority),
-                    },
-                },
+    for function in functions.iter().copied().filter(|function| judges(function)) {
+        let place = free_below(function.priority, previous, &functions);
+        let own = place.filter(|place| gaps.last().is_none_or(|gap| gap.priority < *place));
+        match (own, gaps.last_mut()) {
+            (Some(priority), _) => {
+                gaps.push(GapPlan { priority, role: role::FOLLOW, functions: vec![function.clone()] });
             }
+            // More than the kernel side reads in one gap are shown without their rules.
+            (None, Some(gap)) => gap.functions.push(function.clone()),
+            (None, None) => unbounded.push(function.priority),
         }
         previous = Some(function.priority);
     }
@@ -101,22 +92,13 @@ fn is_conntrack(function: &HookFunction) -> bool {
     }
 }
 
-/// The priority right before a function, if the function before it leaves room.
-fn free_before(priority: i32, previous: Option<i32>) -> Option<i32> {
-    let before = priority.checked_sub(1).filter(|before| *before > i32::MIN)?;
-    previous.is_none_or(|previous| previous < before).then_some(before)
-}
-
-/// The nearest free priority below one.
-fn free_below(priority: i32, functions: &[&HookFunction]) -> Option<i32> {
-    let mut candidate = priority.checked_sub(1)?;
-    while candidate > i32::MIN + 1 {
-        if functions.iter().all(|f| f.priority != candidate) {
-            return Some(candidate);
-        }
-        candidate -= 1;
-    }
-    None
+/// The nearest free priority before a table and behind the one that judges before it: what else stands there, such as the
+/// probes of another trace, may have the places next to it.
+fn free_below(priority: i32, previous: Option<i32>, functions: &[&HookFunction]) -> Option<i32> {
+    // The lowest is the kernel's own.
+    let floor = previous.unwrap_or(i32::MIN);
+    let mut candidates = (floor.saturating_add(1)..priority).rev();
+    candidates.find(|candidate| functions.iter().all(|f| f.priority != *candidate))
 }
 
 /// The nearest free priority from one upwards, if there is one below the highest.

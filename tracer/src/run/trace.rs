@@ -1,6 +1,7 @@
 //! A live trace, from start to summary.
 
 mod devices;
+mod early;
 mod namespaces;
 mod notices;
 mod show;
@@ -18,7 +19,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
-use self::{devices::TakingOver, notices::Loss};
+use self::{devices::TakingOver, early::Early, notices::Loss};
 use super::{
     ended::Waiting,
     findings::Findings,
@@ -74,6 +75,7 @@ struct Trace<'c> {
     kernel: Kernel,
     records: Option<AsyncFd<RingBuf<MapData>>>,
     correlator: Correlator,
+    early: Early,
     attributor: Attributor,
     order: Order,
     ended: Waiting,
@@ -114,8 +116,9 @@ impl<'c> Trace<'c> {
         let mut correlator = Correlator::new(config.filter, names);
         let mut kernel_trace = KernelTrace::new(config);
         let said = kernel_trace.start(scoped.namespaces(), &mut kernel);
-        let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
+        // They see where packets end: without them one journey would go on with the next packet in the same buffer.
         kernel.attach_tracepoints()?;
+        let problems = scoped.attach(&mut kernel, &mut correlator.view)?;
         kernel.start_verdicts()?;
         let observed = Observed::start(config, &scoped, &mut kernel)?;
         let (taking_over, on_clsact) = TakingOver::plan(config, &kernel, scoped.is_fixed());
@@ -132,6 +135,7 @@ impl<'c> Trace<'c> {
             records: Some(records),
             kernel,
             correlator,
+            early: Early::before(monotonic()),
             attributor: Attributor::new(setup::epoch()?),
             order: Order::default(),
             ended: Waiting::default(),
@@ -245,6 +249,7 @@ impl<'c> Trace<'c> {
             };
             self.received += 1;
             match decode(&record) {
+                Ok(event) if self.early.has(&event) => {}
                 Ok(event) => self.correlator.event(event, &mut output),
                 Err(_) => self.malformed += 1,
             }

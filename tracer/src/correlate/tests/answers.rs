@@ -181,3 +181,26 @@ fn a_policy_rule_that_prohibits_is_no_missing_route() {
     };
     assert_eq!(route.error.as_deref(), Some("EACCES"));
 }
+
+/// IPv6 looks into a table, finds nothing, and gives the packet a route that only says why not.
+#[test]
+fn the_route_that_refuses_says_why() {
+    let refused = |error| {
+        let mut trace = Trace::new();
+        let tuple = tcp(CLIENT, INNER);
+        trace.see(1, came_in(tuple));
+        trace.see(1, before(Hook::Prerouting, -99, tuple));
+        trace.lookup(1, 255, 0);
+        let mut end = dropped(NO_ROUTE, 0, tuple);
+        (end.raw.routed, end.raw.route_error) = (1, error);
+        trace.see(1, end);
+        let draft = trace.only();
+        match draft.stages.last().map(|timed| &timed.stage) {
+            Some(DraftStage::Route(route)) => route.error.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused(-libc::EACCES).as_deref(), Some("EACCES"));
+    assert_eq!(refused(libc::EHOSTUNREACH).as_deref(), Some("EHOSTUNREACH"));
+    assert_eq!(refused(0).as_deref(), Some("IP_INNOROUTES"));
+}

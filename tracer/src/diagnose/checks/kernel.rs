@@ -1,6 +1,8 @@
 //! Anything else that the kernel drops.
 
-use crate::model::{CtState, DeviceDirection, Hook, Protocol, StageKind, TableFamily, UNANSWERED, Verdict};
+use crate::model::{
+    CtState, DeviceDirection, Hook, NetfilterStage, Protocol, StageKind, TableFamily, UNANSWERED, Verdict,
+};
 
 use super::{
     Answer, Case, Check,
@@ -37,7 +39,9 @@ impl Check for DroppedByKernel {
         let queued = queued(case);
         let (why, fix) = match (outcome.reason.as_deref(), explanation) {
             (Some("NETFILTER_DROP"), _) if redirect && case.state() == Some(CtState::Related) => (
-                "it is a redirect about a translated connection, and NAT lets none of those out".to_owned(),
+                "it is a redirect about a connection that NAT translates, or has not decided about yet, and NAT lets none of \
+                 those out"
+                    .to_owned(),
                 "# nothing: harmless; it shows that the packet it is about left by the device that it came in by",
             ),
             (Some("NETFILTER_DROP"), _) if !outside.is_empty() => (
@@ -45,6 +49,17 @@ impl Check for DroppedByKernel {
                  not at the hooks of IP; what can have done so there is below"
                     .to_owned(),
                 "nft -a list ruleset  # read-only; then `nft delete rule ...` by handle",
+            ),
+            (Some("NETFILTER_DROP"), _)
+                if case
+                    .last()
+                    .and_then(|leg| leg.netfilter().next_back())
+                    .is_some_and(NetfilterStage::was_being_changed) =>
+            (
+                "netfilter refused it while the ruleset was being changed, so whether an old rule, a new one or a policy \
+                 did is not certain"
+                    .to_owned(),
+                "# send the packet again: the new rules stand now",
             ),
             (Some("NETFILTER_DROP"), _) => (
                 "netfilter refused it, and which rule or function did so was not seen".to_owned(),

@@ -243,18 +243,27 @@ impl Check for NoRoute {
                 .as_ref()
                 .map(|answer| format!("answered {} with {answer}", leg.entry.source)),
         );
-        let fix = match leg.destination_rewritten() {
-            Some(_) => format!(
+        let fix = match (refusing, leg.destination_rewritten()) {
+            (Some(refusing), _) => refusing.fix,
+            (None, None) if leg.exit.destination.is_multicast() => group_fix(&leg),
+            (None, Some(_)) => format!(
                 "ip route get {}  # is the NAT rule's target right, and its network attached (container, bridge or VPN down)?",
                 leg.exit.destination
             ),
-            None if by_rule => {
-                "ip rule show  # then, if that rule is not wanted: ip rule del pref N".to_owned()
+            (None, None) => {
+                format!("ip route get {0}  # then: ip route add {0} via GATEWAY", leg.exit.destination)
             }
-            None => format!("ip route get {0}  # then: ip route add {0} via GATEWAY", leg.exit.destination),
         };
         Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
+}
+
+/// A group is reached by its device's own route, which comes with the device.
+fn group_fix(leg: &Leg<'_>) -> String {
+    let device = leg.input().or_else(|| leg.output()).unwrap_or("DEVICE");
+    format!(
+        "# nothing, if {device} came up just now: its route to groups comes with it. Else: ip addr show dev {device}"
+    )
 }
 
 fn ask<'a>(leg: &Leg<'a>) -> Question<'a> {
@@ -270,6 +279,7 @@ const REFUSALS: [&str; 2] = ["ip_error", "dst_discard"];
 struct Refusing {
     text: String,
     by_rule: bool,
+    fix: String,
 }
 
 fn refusal(network: &Network, question: Question<'_>) -> Option<Refusing> {
@@ -279,11 +289,20 @@ fn refusal(network: &Network, question: Question<'_>) -> Option<Refusing> {
             RouteKind::Prohibit => "prohibit",
             _ => "unreachable",
         };
-        let text = format!("the policy rule {} (`{kind}`, see `ip rule`)", rule.priority);
-        return Some(Refusing { text, by_rule: true });
+        let (ip, priority) = (if rule.ipv6 { "ip -6" } else { "ip" }, rule.priority);
+        let text = format!("the policy rule {priority} (`{kind}`, see `{ip} rule`)");
+        let fix =
+            format!("{ip} rule show  # then, if that rule is not wanted: {ip} rule del pref {priority}");
+        return Some(Refusing { text, by_rule: true, fix });
     }
     let route = network.route(question).filter(|route| !route.kind.leads_on())?;
-    Some(Refusing { text: format!("the route `{}`", network.route_text(route)), by_rule: false })
+    let ip = if question.destination.is_ipv6() { "ip -6" } else { "ip" };
+    let text = network.route_text(route);
+    let fix = format!(
+        "{ip} route show table {}  # then, if that route is not wanted: {ip} route del {text}",
+        route.table
+    );
+    Some(Refusing { text: format!("the route `{text}`"), by_rule: false, fix })
 }
 
 /// The last routing decision, if it failed.

@@ -1,6 +1,8 @@
 //! A table dropped or rejected the packet.
 
-use crate::model::{DecidedBy, NetfilterStage, Verdict};
+use std::net::IpAddr;
+
+use crate::model::{Backend, DecidedBy, NetfilterStage, Verdict};
 
 use super::{
     Answer, Case, Check,
@@ -28,7 +30,8 @@ impl Check for DroppedByRule {
     }
 }
 
-/// Which rule decided was not seen (an nft rule without a counter), but the policy accepts: some rule it was.
+/// Which rule decided was not seen (an nft rule without a counter), but the policy accepts: some rule it was. Not where the
+/// ruleset was being changed: the policy that it has now need not be the one of then.
 fn unseen_rule(case: &Case<'_>, leg: &Leg<'_>, stage: &NetfilterStage) -> bool {
     let base = case.ruleset(leg.netns).and_then(|ruleset| {
         let same = |table: &&TableView| {
@@ -36,7 +39,9 @@ fn unseen_rule(case: &Case<'_>, leg: &Leg<'_>, stage: &NetfilterStage) -> bool {
         };
         ruleset.tables.iter().find(same)?.chain(stage.chain.as_deref()?)?.base
     });
-    stage.decided_by.is_none() && base.is_some_and(|base| base.policy == Verdict::Accept)
+    stage.decided_by.is_none()
+        && !stage.was_being_changed()
+        && base.is_some_and(|base| base.policy == Verdict::Accept)
 }
 
 /// Which rule decided was not seen, but an answer was sent, as no policy does.
@@ -89,28 +94,62 @@ fn by_rule(
     let mut evidence: Vec<String> = leg.destination_rewritten().map(words::rewriting).into_iter().collect();
     evidence.push(words::judgement(stage));
     evidence.extend(case.containers_of(stage.before));
-    if let Some(set) = ip_set(stage) {
-        evidence.push(format!("the rule asks the set {set}: {} is in it, or should be", stage.before.source));
+    let member = ip_set(stage).or_else(|| nft_set(stage));
+    if let Some(Member { set, address, .. }) = &member {
+        evidence.push(format!("the rule asks the set {set}: {address} is in it, or should be"));
     }
     let accept = words::accept_command(case, stage, Some(stage.before.source));
-    let fix = match (ip_set(stage), words::delete_command(case, stage)) {
-        (Some(set), _) => format!(
-            "ipset test {0} {1} && ipset del {0} {1}  # or let this one through: {accept}",
-            words::quoted(set),
-            stage.before.source
-        ),
+    let fix = match (member, words::delete_command(case, stage)) {
+        (Some(member), _) => format!("{}  # or let this one through: {accept}", member.removal),
         (None, Some(delete)) => format!("{accept}  # or, if the rule is not wanted at all: {delete}"),
         (None, None) => accept,
     };
     words::finding(code, &summary, &evidence, &fix)
 }
 
-/// The ipset that the deciding rule asks, when it is a single one and asked positively.
-fn ip_set(stage: &NetfilterStage) -> Option<&str> {
+/// An address in a set that the deciding rule asks.
+struct Member<'a> {
+    set: &'a str,
+    address: IpAddr,
+    /// The command that takes it out.
+    removal: String,
+}
+
+/// The ipset, when it is a single one and asked positively.
+fn ip_set(stage: &NetfilterStage) -> Option<Member<'_>> {
     let text = words::deciding_rule(stage)?.text.as_deref()?;
     let (before, after) = text.split_once("--match-set ")?;
-    let positive = !before.trim_end().ends_with('!');
-    after.split(' ').next().filter(|_| positive)
+    let set = after.split(' ').next().filter(|_| !before.trim_end().ends_with('!'))?;
+    let (quoted, address) = (words::quoted(set), stage.before.source);
+    Some(Member {
+        set,
+        address,
+        removal: format!("ipset test {quoted} {address} && ipset del {quoted} {address}"),
+    })
+}
+
+/// The named set of nft, when it is a single one of addresses, and asked positively.
+fn nft_set(stage: &NetfilterStage) -> Option<Member<'_>> {
+    let rule = words::deciding_rule(stage).filter(|_| stage.backend == Some(Backend::Nftables))?;
+    let text: Vec<&str> = rule.text.as_deref()?.split(' ').collect();
+    let at = text.iter().position(|word| word.starts_with('@'))?;
+    let alone = text.iter().filter(|word| word.starts_with('@')).count() == 1;
+    let set = text[at].strip_prefix('@').filter(|_| alone)?;
+    let address = match text.get(at.checked_sub(2)?..at)? {
+        ["ip" | "ip6", "saddr"] => stage.before.source,
+        ["ip" | "ip6", "daddr"] => stage.before.destination,
+        _ => return None,
+    };
+    // Part of a longer key otherwise.
+    let whole = text.get(at.wrapping_sub(3)) != Some(&".");
+    let element = format!(
+        "{} {} {} '{{ {address} }}'",
+        stage.family.name(),
+        words::quoted(&stage.table),
+        words::quoted(set)
+    );
+    let removal = format!("nft get element {element} && nft delete element {element}");
+    whole.then_some(Member { set, address, removal })
 }
 
 fn capital(text: &str) -> String {

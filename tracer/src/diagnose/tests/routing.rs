@@ -126,6 +126,14 @@ fn no_route() {
     assert!(finding.fix.starts_with("ip route get 10.9.0.2"), "{}", finding.fix);
 }
 
+/// Nobody gives a group a gateway: a device that has just come up has no route to groups yet.
+#[test]
+fn a_group_without_a_route_wants_none() {
+    let lab = Lab::tcp("[fd01::2]:4000", "[ff02::2]:80").comes_in("c0");
+    let fix = lab.dropped("IP_INNOROUTES", "ip6_pkt_discard").only("no-route").fix;
+    assert!(fix.starts_with("# nothing, if c0 came up just now"), "{fix}");
+}
+
 #[test]
 fn a_route_that_refuses_is_named() {
     let refusing = |kind| {
@@ -156,6 +164,8 @@ fn a_route_that_refuses_is_named() {
         .dropped("NOT_SPECIFIED", "dst_discard_out")
         .only("no-route");
     assert!(v6.summary.contains("the route `blackhole fd50::/64` refuses it"), "{}", v6.summary);
+    let fix = "ip -6 route show table 254  # then, if that route is not wanted: ip -6 route del blackhole fd50::/64";
+    assert_eq!(v6.fix, fix);
 }
 
 #[test]
@@ -172,7 +182,7 @@ fn a_policy_rule_that_refuses_is_named() {
         .dropped("NOT_SPECIFIED", "ip_error")
         .only("no-route");
     assert!(finding.summary.contains("the policy rule 10 (`prohibit`"), "{}", finding.summary);
-    assert!(finding.fix.starts_with("ip rule show"), "{}", finding.fix);
+    assert!(finding.fix.ends_with("ip rule del pref 10"), "{}", finding.fix);
 }
 
 #[test]

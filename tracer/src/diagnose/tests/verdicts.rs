@@ -92,6 +92,22 @@ fn a_policy_is_told_from_a_rule() {
     assert_eq!(finding.fix, "iptables-nft -I INPUT 1 -s 10.1.0.2 -d 10.1.0.1 -p tcp --dport 22 -j ACCEPT");
 }
 
+/// To delete a rule for one address would let all of the set in.
+#[test]
+fn an_address_is_taken_out_of_a_set_of_nft() {
+    let judged = |text: &str| {
+        let lab = Lab::tcp(CLIENT, "10.1.0.1:22").backend(Backend::Nftables).comes_in("c0");
+        lab.judged(Hook::Input, Verdict::Drop, Some(("INPUT", 1, text))).only("dropped-by-rule").fix
+    };
+    let element = "ip filter bad '{ 10.1.0.2 }'";
+    let removal = format!("nft get element {element} && nft delete element {element}  # or let this one");
+    let fix = judged("tcp dport 22 ip saddr @bad counter drop");
+    assert!(fix.starts_with(&removal), "{fix}");
+    for other in ["ip saddr != @bad drop", "ip daddr . ip saddr @bad drop", "ip saddr @a ip daddr @b drop"] {
+        assert!(judged(other).starts_with("nft insert rule "), "{other}");
+    }
+}
+
 #[test]
 fn a_rejection_says_what_was_answered() {
     let mut lab = Lab::udp(CLIENT, "10.2.0.2:53").comes_in("c0").judged(
@@ -225,6 +241,24 @@ fn who_was_answered_was_rejected_by_a_rule_even_if_none_was_seen() {
     let finding = lab.only("rejected-by-rule");
     let told = "A rule of chain INPUT that was not seen in table filter";
     assert!(finding.summary.starts_with(told), "{}", finding.summary);
+}
+
+/// The policy that is read afterwards is not the one that judged.
+#[test]
+fn while_the_ruleset_changes_nobody_is_accused() {
+    let mut lab = dropped_at_input(None).edit(|lab| {
+        lab.ruleset.add_nft_list(
+            "table ip filter {\nchain INPUT {\ntype filter hook input priority 0; policy accept;\n}\n}",
+        );
+    });
+    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
+        unreachable!()
+    };
+    (stage.decided_by, stage.exact, stage.backend) = (None, false, Some(Backend::Nftables));
+    stage.inexact_because = Some("the ruleset was being changed".to_owned());
+    let finding = lab.only("dropped-by-kernel");
+    assert!(finding.summary.contains("while the ruleset was being changed"), "{}", finding.summary);
+    assert!(finding.fix.starts_with("# send the packet again"), "{}", finding.fix);
 }
 
 const ACCEPTING: &str =

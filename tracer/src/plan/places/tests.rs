@@ -115,6 +115,22 @@ fn a_usual_host_needs_one_probe_a_table_and_one_behind() {
     assert_eq!(plan.gaps[1].role, role::LATE);
 }
 
+/// Of a second trace all tables would share a gap, and two chains of one table could not be told apart there.
+#[test]
+fn tables_stand_apart_beside_the_probes_of_other_traces() {
+    let chain = |priority| function(priority, HookKind::NftChain { chain: 1 });
+    let chains = [chain(-300), conntrack(), chain(-10), chain(0), chain(10)];
+    let mut functions = chains.to_vec();
+    for _ in 0..4 {
+        let plan = plan_hook(&list(Hook::Prerouting, functions.clone()));
+        let judging = plan.gaps.iter().filter(|gap| gap.functions.len() == 1).count();
+        assert_eq!((plan.gaps.len(), judging), (5, 4), "{plan:?}");
+        let late = plan.gaps.iter().find(|gap| gap.role & role::LATE != 0).expect("conntrack is there");
+        assert_eq!(late.functions[0].priority, -10);
+        functions.extend(plan.gaps.iter().map(|gap| function(gap.priority, HookKind::Bpf)));
+    }
+}
+
 #[test]
 fn a_hook_without_tables_has_one_probe() {
     for hook in HOOKS {

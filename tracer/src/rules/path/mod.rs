@@ -26,7 +26,7 @@ use super::{
     index::{ChainRef, Effect, TableIndex},
     probes::Observed,
 };
-use crate::model::{DecidedBy, Hook, Verdict};
+use crate::model::{DecidedBy, Hook, RULESET_CHANGED, Verdict};
 
 /// A rule that the packet matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,7 +155,7 @@ impl fmt::Display for Inexact {
         match self {
             Self::Interleaved => f.write_str("another packet passed on this CPU at the same time"),
             Self::CpuChanged => f.write_str("the packet changed CPU in this table"),
-            Self::Stale => f.write_str("the ruleset was being changed"),
+            Self::Stale => f.write_str(RULESET_CHANGED),
             Self::Truncated => f.write_str("more rules matched than one record holds"),
             Self::Unreadable => f.write_str("a rule counter could not be read"),
             Self::Overwritten => f.write_str("the reading was lost to another packet's"),

@@ -17,12 +17,19 @@ pub struct KnownPacket {
     pub family: Family,
     pub protocol: Protocol,
     pub tuple: Tuple,
+    /// The hook's own; `None` where it has none.
     pub input: Option<DeviceName>,
     pub output: Option<DeviceName>,
     pub state: Option<CtState>,
     pub direction: Option<Direction>,
     /// `enum ip_conntrack_status`, a mask.
     pub status: Option<u32>,
+}
+
+impl KnownPacket {
+    fn device(&self, field: Field) -> Option<DeviceName> {
+        if field == Field::Input { self.input } else { self.output }
+    }
 }
 
 /// What the text says of a packet.
@@ -115,6 +122,9 @@ impl Matcher {
                         return Answer::Fails;
                     }
                 }
+                Test::Compare { negated: true, values, .. } if values.is_absent(packet) => {
+                    return Answer::Open;
+                }
                 Test::Compare { negated, is_set, values } => match values.hold(packet) {
                     Some(holds) if holds == *negated => return Answer::Fails,
                     Some(_) => {}
@@ -131,6 +141,9 @@ impl Matcher {
                 let verdict = match asked.find(|(holds, _)| *holds != Some(false)) {
                     Some((Some(_), verdict)) => Some(verdict),
                     Some((None, _)) => return Answer::Open,
+                    None if otherwise.is_some() && verdicts.iter().any(|(key, _)| key.is_absent(packet)) => {
+                        return Answer::Open;
+                    }
                     None => otherwise.as_ref(),
                 };
                 verdict.map_or(Answer::Fails, |verdict| Answer::Chooses { verdict, certain })

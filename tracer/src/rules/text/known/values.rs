@@ -96,6 +96,17 @@ impl Values {
         }
     }
 
+    /// Whether a packet like this has nothing to compare: kernels differ in what they make of it, a name without letters
+    /// (`nft_meta_store_ifname`, net/netfilter/nft_meta.c, 6.12) or, older ones, a match that fails.
+    pub(super) fn is_absent(&self, packet: &KnownPacket) -> bool {
+        let fields = match self {
+            Self::One(field, _) => std::slice::from_ref(field),
+            Self::Joined { fields, .. } => fields,
+        };
+        let is_device = |field: &&Field| matches!(field, Field::Input | Field::Output);
+        fields.iter().filter(is_device).any(|field| packet.device(*field).is_none())
+    }
+
     /// Whether the packet has one of the values. `None` where that is not known.
     pub(super) fn hold(&self, packet: &KnownPacket) -> Option<bool> {
         let (fields, rows, all) = match self {
@@ -181,8 +192,11 @@ impl Alternatives {
             Field::DestinationPort => self.ports.contain(tuple.destination_port?),
             Field::Protocol => self.known.contains(&Value::Protocol(packet.protocol)),
             Field::Family => self.known.contains(&Value::Family(packet.family)),
-            Field::Input => self.name(packet.input?),
-            Field::Output => self.name(packet.output?),
+            // Without a device nothing has its name.
+            Field::Input | Field::Output => match packet.device(field) {
+                Some(device) => self.name(device),
+                None => return Some(false),
+            },
             Field::State => self.known.contains(&Value::State(packet.state?)),
             Field::Direction => self.known.contains(&Value::Direction(packet.direction?)),
             Field::Status => {
