@@ -249,7 +249,7 @@ impl<'c> Trace<'c> {
             };
             self.received += 1;
             match decode(&record) {
-                Ok(event) if self.early.has(&event) => {}
+                Ok(event) if self.early.has(&event, &mut output) => {}
                 Ok(event) => self.correlator.event(event, &mut output),
                 Err(_) => self.malformed += 1,
             }
