@@ -102,28 +102,15 @@ fn port(text: &str) -> Result<u16, String> {
 
 /// A protocol by name or by IANA number.
 pub(crate) fn protocol(text: &str) -> Result<Protocol, String> {
-    if let Ok(number) = text.parse() {
-        return Ok(Protocol(number));
-    }
-    let name = match text.to_ascii_lowercase().as_str() {
-        "icmpv6" | "ipv6-icmp" => "icmp6".to_owned(),
-        other => other.to_owned(),
-    };
-    (0..=u8::MAX).map(Protocol).find(|protocol| protocol.name() == Some(&name)).ok_or_else(|| {
+    Protocol::from_name(text).ok_or_else(|| {
         "expected tcp, udp, icmp, icmp6, esp, gre, sctp or a protocol number from 0 to 255".to_owned()
     })
 }
 
 /// A state as iptables `--ctstate` names it, in any case.
 pub(crate) fn ct_state(text: &str) -> Result<CtState, String> {
-    Ok(match text.to_ascii_lowercase().as_str() {
-        "new" => CtState::New,
-        "established" => CtState::Established,
-        "related" => CtState::Related,
-        "invalid" => CtState::Invalid,
-        "untracked" => CtState::Untracked,
-        _ => return Err("expected new, established, related, invalid or untracked".to_owned()),
-    })
+    CtState::from_name(text)
+        .ok_or_else(|| "expected new, established, related, invalid or untracked".to_owned())
 }
 
 /// A time span above 0: `500ms`, `30s`, `2m`, `1h`, `1h30m`.

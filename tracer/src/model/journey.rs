@@ -69,6 +69,28 @@ pub enum CtState {
     Untracked,
 }
 
+impl CtState {
+    pub const ALL: [Self; 5] = [Self::New, Self::Established, Self::Related, Self::Invalid, Self::Untracked];
+
+    /// The word in the JSON contract, and nft's.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Established => "established",
+            Self::Related => "related",
+            Self::Invalid => "invalid",
+            Self::Untracked => "untracked",
+        }
+    }
+
+    /// By name, in any case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(name))
+    }
+}
+
 /// The packet's conntrack entry at last sight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Conntrack {

@@ -40,6 +40,21 @@ impl Protocol {
         })
     }
 
+    /// By name, as iptables, nft and the command line spell it, in any case, or by IANA number.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "icmpv6" | "ipv6-icmp" => Self::ICMP6,
+            "udplite" => Self(136),
+            "dccp" => Self(33),
+            "ah" => Self(51),
+            name => match name.parse() {
+                Ok(number) => Self(number),
+                Err(_) => (0..=u8::MAX).map(Self).find(|protocol| protocol.name() == Some(name))?,
+            },
+        })
+    }
+
     /// Whether a packet of this protocol has port numbers.
     #[must_use]
     pub fn has_ports(self) -> bool {

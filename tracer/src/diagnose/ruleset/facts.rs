@@ -197,30 +197,3 @@ pub(super) fn nat_target(text: &str) -> NatTarget {
         None => NatTarget::default(),
     }
 }
-
-pub(super) fn protocol(name: &str) -> Option<Protocol> {
-    Some(match name {
-        "tcp" => Protocol::TCP,
-        "udp" => Protocol::UDP,
-        "icmp" => Protocol::ICMP,
-        "icmp6" | "icmpv6" | "ipv6-icmp" => Protocol::ICMP6,
-        "sctp" => Protocol::SCTP,
-        "gre" => Protocol::GRE,
-        "esp" => Protocol::ESP,
-        "udplite" => Protocol(136),
-        "dccp" => Protocol(33),
-        "ah" => Protocol(51),
-        number => Protocol(number.parse().ok()?),
-    })
-}
-
-pub(super) fn state(name: &str) -> Option<CtState> {
-    Some(match name.to_ascii_lowercase().as_str() {
-        "new" => CtState::New,
-        "established" => CtState::Established,
-        "related" => CtState::Related,
-        "invalid" => CtState::Invalid,
-        "untracked" => CtState::Untracked,
-        _ => return None,
-    })
-}

@@ -1,10 +1,10 @@
 //! Reads the format of `iptables-save`.
 
-use crate::model::{Backend, Hook, TableFamily, Verdict};
+use crate::model::{Backend, CtState, Hook, Protocol, TableFamily, Verdict};
 
 use super::{
     BaseView, ChainView, Condition, RuleFacts, RuleView, Selectors, TableView, Target,
-    facts::{nat_target, ports, prefix, protocol, state},
+    facts::{nat_target, ports, prefix},
 };
 
 pub(super) fn tables(backend: Backend, family: TableFamily, text: &str) -> Vec<TableView> {
@@ -117,7 +117,7 @@ fn selector<'a>(
     match option {
         "-m" | "--match" => return value().is_some_and(|module| TRANSPARENT_MODULES.contains(&module)),
         "--comment" => return value().is_some(),
-        "-p" | "--protocol" => selectors.protocol = list(negated, value(), protocol),
+        "-p" | "--protocol" => selectors.protocol = list(negated, value(), Protocol::from_name),
         "-s" | "--source" => selectors.source = list(negated, value(), prefix),
         "-d" | "--destination" => selectors.destination = list(negated, value(), prefix),
         "-i" | "--in-interface" => selectors.input = list(negated, value(), name),
@@ -126,7 +126,7 @@ fn selector<'a>(
             selectors.destination_port = list(negated, value(), ports);
         }
         "--sport" | "--source-port" | "--sports" => selectors.source_port = list(negated, value(), ports),
-        "--ctstate" | "--state" => selectors.state = list(negated, value(), state),
+        "--ctstate" | "--state" => selectors.state = list(negated, value(), CtState::from_name),
         "--dst-type" => {
             let local = value() == Some("LOCAL");
             selectors.to_local = local.then_some(!negated);

@@ -2,11 +2,11 @@
 
 use std::iter::Peekable;
 
-use crate::model::{Backend, Hook, Protocol, TableFamily, Verdict};
+use crate::model::{Backend, CtState, Hook, Protocol, TableFamily, Verdict};
 
 use super::{
     BaseView, ChainView, Condition, NatTarget, RuleFacts, RuleView, Selectors, TableView, Target,
-    facts::{nat_target, ports, prefix, protocol, state},
+    facts::{nat_target, ports, prefix},
 };
 
 pub(super) fn tables(text: &str) -> Vec<TableView> {
@@ -208,7 +208,7 @@ fn selector(selectors: &mut Selectors, outer: &str, field: &str, (negated, value
         ("ip" | "ip6", "saddr") => list(negated, value, prefix).map(|c| selectors.source = Some(c)),
         ("ip" | "ip6", "daddr") => list(negated, value, prefix).map(|c| selectors.destination = Some(c)),
         ("ip", "protocol") | ("ip6", "nexthdr") | ("meta", "l4proto") => {
-            list(negated, value, protocol).map(|c| selectors.protocol = Some(c))
+            list(negated, value, Protocol::from_name).map(|c| selectors.protocol = Some(c))
         }
         ("tcp" | "udp" | "sctp" | "th", "dport") => {
             implied(selectors, outer);
@@ -224,7 +224,7 @@ fn selector(selectors: &mut Selectors, outer: &str, field: &str, (negated, value
         }
         ("" | "meta", "iifname" | "iif") => list(negated, value, name).map(|c| selectors.input = Some(c)),
         ("" | "meta", "oifname" | "oif") => list(negated, value, name).map(|c| selectors.output = Some(c)),
-        ("ct", "state") => list(negated, value, state).map(|c| selectors.state = Some(c)),
+        ("ct", "state") => list(negated, value, CtState::from_name).map(|c| selectors.state = Some(c)),
         _ => None,
     };
     known.is_some()
@@ -232,7 +232,7 @@ fn selector(selectors: &mut Selectors, outer: &str, field: &str, (negated, value
 
 /// `tcp dport` asks for TCP.
 fn implied(selectors: &mut Selectors, outer: &str) {
-    if let Some(protocol) = protocol(outer).filter(|protocol| *protocol != Protocol(0)) {
+    if let Some(protocol) = Protocol::from_name(outer).filter(|protocol| *protocol != Protocol(0)) {
         selectors.protocol = Some(Condition::is(protocol));
     }
 }

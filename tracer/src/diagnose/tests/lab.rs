@@ -107,6 +107,14 @@ impl Lab {
     }
 
     /// A table's stage, changed by `edit`.
+    /// The last stage, which is one of netfilter.
+    pub(super) fn last_stage(&mut self) -> &mut NetfilterStage {
+        match self.journey.stages.last_mut().map(|stage| &mut stage.kind) {
+            Some(StageKind::Netfilter(stage)) => stage,
+            other => panic!("not a netfilter stage: {other:?}"),
+        }
+    }
+
     pub(super) fn stage(mut self, hook: Hook, table: &str, edit: impl FnOnce(&mut NetfilterStage)) -> Self {
         let mut stage = NetfilterStage {
             hook,

@@ -64,9 +64,7 @@ fn the_fix_speaks_the_language_of_the_backend() {
 #[test]
 fn a_rule_that_is_not_certain_is_not_deleted() {
     let mut lab = dropped_at_input(Some(("INPUT", 3, "-A INPUT -j DROP")));
-    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
-        unreachable!()
-    };
+    let stage = lab.last_stage();
     stage.exact = false;
     let finding = lab.only("dropped-by-rule");
     assert!(!finding.fix.contains(" -D "), "{}", finding.fix);
@@ -123,9 +121,7 @@ fn a_rejection_says_what_was_answered() {
 #[test]
 fn a_verdict_without_a_known_decider_is_left_to_the_kernels_word() {
     let mut lab = dropped_at_input(None);
-    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
-        unreachable!()
-    };
+    let stage = lab.last_stage();
     (stage.decided_by, stage.exact) = (None, false);
     assert!(lab.only("dropped-by-kernel").summary.contains("which rule or function did so was not seen"));
 }
@@ -217,9 +213,7 @@ fn under_an_accepting_policy_it_was_a_rule_even_if_none_was_seen() {
             "table ip filter {\nchain INPUT {\ntype filter hook input priority 0; policy accept;\n}\n}",
         );
     });
-    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
-        unreachable!()
-    };
+    let stage = lab.last_stage();
     (stage.decided_by, stage.exact, stage.backend) = (None, false, Some(Backend::Nftables));
     let finding = lab.only("dropped-by-rule");
     assert!(
@@ -232,9 +226,7 @@ fn under_an_accepting_policy_it_was_a_rule_even_if_none_was_seen() {
 #[test]
 fn who_was_answered_was_rejected_by_a_rule_even_if_none_was_seen() {
     let mut lab = dropped_at_input(None);
-    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
-        unreachable!()
-    };
+    let stage = lab.last_stage();
     (stage.decided_by, stage.exact) = (None, false);
     lab.journey.outcome.result = OutcomeKind::Rejected;
     lab.journey.outcome.answer = Some("icmp-port-unreachable".to_owned());
@@ -251,9 +243,7 @@ fn while_the_ruleset_changes_nobody_is_accused() {
             "table ip filter {\nchain INPUT {\ntype filter hook input priority 0; policy accept;\n}\n}",
         );
     });
-    let Some(StageKind::Netfilter(stage)) = lab.journey.stages.last_mut().map(|stage| &mut stage.kind) else {
-        unreachable!()
-    };
+    let stage = lab.last_stage();
     (stage.decided_by, stage.exact, stage.backend) = (None, false, Some(Backend::Nftables));
     stage.inexact_because = Some("the ruleset was being changed".to_owned());
     let finding = lab.only("dropped-by-kernel");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    model::{Conntrack, CtState, DeviceDirection, Journey, OutcomeKind},
+    model::{Conntrack, DeviceDirection, Journey, OutcomeKind},
     netns::NetnsNames,
 };
 
@@ -63,7 +63,7 @@ impl View<'_> {
         let mut words = outcome::particulars(packet, self.verbose);
         words.extend(journey.flow.map(|flow| format!("flow {flow}")));
         words.extend(journey.direction.and_then(words::direction).map(str::to_owned));
-        words.extend(journey.conntrack.as_ref().map(|conntrack| state(conntrack.state).to_owned()));
+        words.extend(journey.conntrack.as_ref().map(|conntrack| conntrack.state.name().to_owned()));
         let (source, destination) = (packet.tuple.source_text(), packet.tuple.destination_text());
         page.put(self.time(journey.time))
             .ink(Ink::Faint, format_args!("  #{}  ", journey.id))
@@ -163,18 +163,8 @@ fn says_what_the_end_says(row: &Row, journey: &Journey) -> bool {
     }
 }
 
-fn state(state: CtState) -> &'static str {
-    match state {
-        CtState::New => "new",
-        CtState::Established => "established",
-        CtState::Related => "related",
-        CtState::Invalid => "invalid",
-        CtState::Untracked => "untracked",
-    }
-}
-
 fn conntrack_words(conntrack: &Conntrack) -> String {
-    let mut words = vec![state(conntrack.state).to_owned()];
+    let mut words = vec![conntrack.state.name().to_owned()];
     let tuples = [("original", conntrack.original), ("reply", conntrack.reply)];
     for (name, tuple) in tuples {
         words.extend(tuple.map(|t| format!("{name} {} -> {}", t.source_text(), t.destination_text())));

@@ -5,7 +5,7 @@ mod values;
 
 use std::{collections::HashMap, sync::Arc};
 
-use self::values::{Field, Values, protocol};
+use self::values::{Field, Values};
 use crate::{
     decode::DeviceName,
     model::{CtState, Direction, Family, Protocol, Tuple},
@@ -219,7 +219,7 @@ fn only_of_match(first: &str) -> Option<Test> {
     Some(match first {
         "ip" => Test::Only(Some(Family::Ipv4), None),
         "ip6" => Test::Only(Some(Family::Ipv6), None),
-        "tcp" | "udp" | "sctp" | "icmp" | "icmpv6" => Test::Only(None, Some(protocol(first)?)),
+        "tcp" | "udp" | "sctp" | "icmp" | "icmpv6" => Test::Only(None, Protocol::from_name(first)),
         _ => return None,
     })
 }

@@ -153,21 +153,14 @@ impl Alternatives {
         match field {
             Field::Source | Field::Destination => self.addresses.0.push(addresses(item)?),
             Field::SourcePort | Field::DestinationPort => self.ports.0.push(ports(item)?),
-            Field::Protocol => self.known.push(Value::Protocol(protocol(item)?)),
+            Field::Protocol => self.known.push(Value::Protocol(Protocol::from_name(item)?)),
             Field::Family => self.known.push(Value::Family(match item {
                 "ipv4" => Family::Ipv4,
                 "ipv6" => Family::Ipv6,
                 _ => return None,
             })),
             Field::Input | Field::Output => self.known.push(device(item)?),
-            Field::State => self.known.push(Value::State(match item {
-                "new" => CtState::New,
-                "established" => CtState::Established,
-                "related" => CtState::Related,
-                "invalid" => CtState::Invalid,
-                "untracked" => CtState::Untracked,
-                _ => return None,
-            })),
+            Field::State => self.known.push(Value::State(CtState::from_name(item)?)),
             Field::Direction => self.known.push(Value::Direction(match item {
                 "original" => Direction::Original,
                 "reply" => Direction::Reply,
@@ -275,19 +268,6 @@ fn ports(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let range = (first.parse().ok()?, last.parse().ok()?);
     (range.0 <= range.1).then_some(range)
-}
-
-pub(super) fn protocol(name: &str) -> Option<Protocol> {
-    Some(match name {
-        "tcp" => Protocol::TCP,
-        "udp" => Protocol::UDP,
-        "icmp" => Protocol::ICMP,
-        "icmpv6" | "ipv6-icmp" => Protocol::ICMP6,
-        "sctp" => Protocol::SCTP,
-        "gre" => Protocol::GRE,
-        "esp" => Protocol::ESP,
-        number => Protocol(number.parse().ok()?),
-    })
 }
 
 /// A device's name in quotes, or the beginning of one.
