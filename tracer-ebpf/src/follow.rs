@@ -189,9 +189,19 @@ pub(crate) fn take_in_hand(skb: u64, journey: u64, tuple: &Tuple) {
 /// `sk_buff`, the same buffer).
 #[inline(always)]
 pub(crate) fn copied_from(skb: u64) -> Option<u64> {
+    if nobody() || is_in_hand(skb) {
+        return None;
+    }
     let hand = in_hand()?;
     let buffer: u64 = member!(Reader::new(), skb, skb_head);
-    if hand.buffer == buffer && hand.skb != skb && is_copy(skb) != 0 { Some(hand.skb) } else { None }
+    if hand.buffer == buffer && is_copy(skb) != 0 { Some(hand.skb) } else { None }
+}
+
+/// Whether this CPU has this very `sk_buff` in hand.
+#[inline(always)]
+pub(crate) fn is_in_hand(skb: u64) -> bool {
+    // SAFETY: a valid per-CPU map value.
+    HAND.get_ptr(0).is_some_and(|hand| unsafe { (*hand).skb } == skb)
 }
 
 /// A buffer's address may serve another packet by now: a copy has the same addresses and ports, too. A global
@@ -206,12 +216,14 @@ extern "C" fn is_copy(skb: u64) -> u32 {
     u32::from(known && headers.tuple == hand.tuple)
 }
 
-/// From now on `copy` is the packet that was followed as `original`.
+/// From now on `copy` is the packet that was followed as `original`. What was followed at its address was freed without a
+/// word.
 #[inline(never)]
 pub(crate) fn go_on_as(original: u64, copy: u64) {
     let Some(track) = find(original) else { return };
     let track = *track;
     stop(original);
+    stop(copy);
     if TRACKED.insert(copy, track, 0).is_err() {
         count(Counter::TrackedFull);
         return;
@@ -225,15 +237,12 @@ pub(crate) fn go_on_as(original: u64, copy: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn is_followed(skb: u64) -> u32 {
-    if find(skb).is_some() {
-        return 1;
+    if let Some(original) = copied_from(skb) {
+        let device: u64 = member!(Reader::new(), skb, skb_dev);
+        if device != 0 && find(original).is_some_and(|track| track.device_in == device) {
+            go_on_as(original, skb);
+        }
     }
-    let Some(original) = copied_from(skb) else { return 0 };
-    let device: u64 = member!(Reader::new(), skb, skb_dev);
-    if device == 0 || find(original).is_none_or(|track| track.device_in != device) {
-        return 0;
-    }
-    go_on_as(original, skb);
     u32::from(find(skb).is_some())
 }
 

@@ -61,3 +61,38 @@ fn what_leaves_in_memory_that_was_another_packets_is_not_that_packet() -> Result
     }
     Ok(())
 }
+
+/// A packet socket that is bound to a device has the packet itself, and IP goes on with a copy: in the memory, often, of an
+/// acknowledgement that was freed a moment ago.
+#[test]
+fn the_copy_that_ip_gets_beside_a_tap_is_its_own_packet() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let (client, host) = (lab.netns("client")?, lab.netns("host")?);
+    let to = SocketAddr::new(lab.address("host", Family::Ipv4)?, PORT);
+    let listener = host.run(|| TcpListener::bind(to))?;
+    let _tap = host.run(|| copies::packet_socket("eth0"))?;
+    let trace = Pathtrace::start(Some(host), &["--every", "--dport", &PORT.to_string()])?;
+    let mut here = client.run(|| TcpStream::connect(to))?;
+    let (mut there, _) = listener.accept()?;
+    for _ in 0..ROUNDS {
+        here.write_all(b"x")?;
+        there.read_exact(&mut [0])?;
+        there.write_all(b"y")?;
+        here.read_exact(&mut [0])?;
+    }
+    drop((here, there));
+
+    let sent = json!({"packet": {"tcp_flags": "AP"}});
+    let report = stop_after(trace, &sent, ROUNDS)?;
+    let told = all_of(&report, &sent, ROUNDS);
+    let acknowledgements = fitting(&report.lines, &json!({"packet": {"tcp_flags": "A"}}));
+    for journey in told.into_iter().chain(acknowledgements) {
+        let pattern = json!({"stages": [{"device": "eth0", "direction": "in"}, {"kind": "route"}],
+                             "outcome": {"result": "delivered"}});
+        fits(journey, &pattern);
+        let routes =
+            journey["stages"].as_array().into_iter().flatten().filter(|stage| stage["kind"] == "route");
+        assert_eq!(routes.count(), 1, "{}", expect::pretty(journey));
+    }
+    Ok(())
+}

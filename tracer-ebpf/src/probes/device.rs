@@ -163,19 +163,20 @@ pub(crate) fn left(skb: u64, track: &Track) {
 /// net/core/dev.c).
 #[classifier]
 pub(crate) fn tcx_out(ctx: TcContext) -> i32 {
+    if follow::nobody() {
+        return NEXT;
+    }
     let skb = plain(ctx.skb.skb as u64);
+    let device: u64 = member!(Reader::new(), skb, skb_dev);
+    if sent_copy(skb, device) {
+        return NEXT;
+    }
     if let Some(track) = follow::find(skb) {
-        let device: u64 = member!(Reader::new(), skb, skb_dev);
         track.device_in = 0;
         track.device_out = device;
         sent(skb, track, device, 0);
         // What comes next on this CPU may be the other end of a veth pair, in a namespace that is not traced.
         follow::empty_hand();
-    } else if let Some(original) = follow::copied_from(skb)
-        && let Some(track) = follow::find(original)
-    {
-        let device: u64 = member!(Reader::new(), skb, skb_dev);
-        sent(skb, track, device, SIGHT_COPY);
     }
     NEXT
 }
@@ -185,6 +186,9 @@ pub(crate) fn tcx_out(ctx: TcContext) -> i32 {
 pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     let device = ctx.arg::<*const u8>(1) as u64;
+    if sent_copy(skb, device) {
+        return 0;
+    }
     if let Some(track) = follow::find(skb) {
         if in_scope(&mut Reader::new(), device).is_none() {
             gone(skb, track);
@@ -194,12 +198,19 @@ pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
         if track.device_out != device {
             sent(skb, track, device, 0);
         }
-    } else if let Some(original) = follow::copied_from(skb)
-        && let Some(track) = follow::find(original)
-    {
-        sent(skb, track, device, SIGHT_COPY);
     }
     0
+}
+
+/// Whether this is a copy of the packet in hand, which is said of that one. Whatever was followed at its address was freed
+/// without a word.
+#[inline(always)]
+fn sent_copy(skb: u64, device: u64) -> bool {
+    let Some(original) = follow::copied_from(skb) else { return false };
+    if let Some(track) = follow::find(original) {
+        sent(skb, track, device, SIGHT_COPY);
+    }
+    true
 }
 
 /// A packet leaves by a device of a namespace that is not traced, where none came in that was followed: either it is below the

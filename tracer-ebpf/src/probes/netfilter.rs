@@ -16,7 +16,7 @@ use crate::{
     emit::{Place, sight},
     follow,
     headers::{self, Headers, network_header},
-    maps::{self, Hand, JUDGE, PASSES},
+    maps::{self, Hand, JUDGE, PASSES, Track},
     read::{Reader, member, plain, trusted},
     wanted,
 };
@@ -96,17 +96,13 @@ pub(crate) extern "C" fn netfilter_gate(ctx: *const Context) -> i32 {
     // SAFETY: the verifier knows the context.
     let (state, skb) = unsafe { ((*ctx).state as u64, (*ctx).skb as u64) };
     let role = patched!(patch::ROLE);
-    if nobody || follow::find(skb).is_none() {
-        if !nobody
-            && role & role::ENTRY != 0
-            && let Some(original) = follow::copied_from(plain(skb))
-        {
-            follow::go_on_as(original, plain(skb));
-        } else {
-            let nfct = trusted!(skb, skb_nfct, u64);
-            if role & role::GATE == 0 && (role & role::LATE == 0 || nfct == 0 || !may_match(nfct)) {
-                return ACCEPT;
-            }
+    let copied = if role & role::ENTRY != 0 { follow::copied_from(plain(skb)) } else { None };
+    if let Some(original) = copied {
+        follow::go_on_as(original, plain(skb));
+    } else if nobody || follow::find(skb).is_none() {
+        let nfct = trusted!(skb, skb_nfct, u64);
+        if role & role::GATE == 0 && (role & role::LATE == 0 || nfct == 0 || !may_match(nfct)) {
+            return ACCEPT;
         }
     }
     judge(state, skb, patched!(patch::PRIORITY) as i32, role);
@@ -157,11 +153,8 @@ fn judge(state: u64, skb: u64, priority: i32, role: u32) -> i32 {
 #[inline(always)]
 pub(super) fn follow_on(skb: u64, place: &mut Place, headers: &Headers, role: u32) -> i32 {
     let mut known = follow::find(skb);
-    // A packet at the start of OUTPUT is new, whoever used this sk_buff before.
-    if role & role::GATE != 0
-        && place.hook == LOCAL_OUT
-        && let Some(track) = &known
-        && track.identity != headers.identity
+    if let Some(track) = &known
+        && is_stale(skb, track, headers, role & role::GATE != 0 && place.hook == LOCAL_OUT)
     {
         follow::stop(skb);
         known = None;
@@ -189,6 +182,17 @@ pub(super) fn follow_on(skb: u64, place: &mut Place, headers: &Headers, role: u3
         GapKey { netns: place.netns, priority: place.priority, hook: place.hook as u32, pf: place.pf as u32 };
     counters::open(track.journey, &key);
     0
+}
+
+/// Whether another packet had this `sk_buff` when it was followed. A packet at the start of OUTPUT is new. One that came in
+/// passed its device, which looked at it; what IP got instead of it is a copy at any address (`skb_share_check`), and need not be one
+/// of a packet that is followed. (A datagram put together of fragments has the `sk_buff` of the last, and other headers.)
+#[inline(always)]
+fn is_stale(skb: u64, track: &Track, headers: &Headers, is_new: bool) -> bool {
+    if is_new {
+        return track.identity != headers.identity;
+    }
+    !follow::is_in_hand(skb) && !follow::is_same(skb, track, headers)
 }
 
 /// Whether the packet in hand is one that is asked for, and not only one that may come to be after translation.
