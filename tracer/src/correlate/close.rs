@@ -37,6 +37,9 @@ const HOOKS: &str = "nf_hook_slow";
 const LEFT_UNREAD: &str = "QUEUE_PURGE";
 /// Where such a queue is emptied, for kernels that give no reason there (net/core/stream.c, net/ipv4/af_inet.c).
 const EMPTIES_QUEUES: [&str; 2] = ["sk_stream_kill_queues", "inet_sock_destruct"];
+/// In the names of all functions that free what a SYNPROXY handles itself (`synproxy_tg4`, `nft_synproxy_eval_v6`,
+/// `ipv4_synproxy_hook` and their like, 6.18).
+const SYNPROXY: &str = "synproxy";
 
 impl Open {
     pub(super) fn dropped(&mut self, sight: &SightEvent, reason: Option<u32>, location: u64, names: &Names) {
@@ -106,27 +109,34 @@ impl Open {
     }
 
     pub(super) fn consumed(&mut self, _sight: &SightEvent, location: u64, names: &Names) {
+        let location = names.function(location);
         self.leave_open_gap();
-        if self.gap.is_some() {
-            // Freed, not dropped, inside a hook: a fragment that was put together, a packet that somebody took.
+        // Freed, not dropped, inside a hook: a fragment that was put together, a packet that somebody took.
+        let inside = self.gap.is_some();
+        if inside {
             self.judged(Fate::Unknown, None);
-            let stage = self.last_stage();
-            let location = names.function(location);
-            self.notes.push("taken out of the hook by the kernel, not dropped".to_owned());
-            self.end(OutcomeKind::Incomplete, stage).location = location;
-            return;
         }
-        if self.arrived() {
+        if location.as_deref().is_some_and(|function| function.contains(SYNPROXY)) {
+            self.notes.push("SYNPROXY took it, and answers in the place of the server".to_owned());
+            self.end(OutcomeKind::Delivered, None);
+        } else if inside {
+            self.notes.push("taken out of the hook by the kernel, not dropped".to_owned());
+            self.let_go(location);
+        } else if self.arrived() {
             self.end(OutcomeKind::Delivered, None);
         } else if self.last_device_out().is_some() {
             self.left();
         } else if let Some(fate) = self.last_fate() {
             self.ended_by_program(fate);
         } else {
-            let stage = self.last_stage();
-            let location = names.function(location);
-            self.end(OutcomeKind::Incomplete, stage).location = location;
+            self.let_go(location);
         }
+    }
+
+    /// Freed without being dropped, and nobody is known to have got it.
+    fn let_go(&mut self, location: Option<String>) {
+        let stage = self.last_stage();
+        self.end(OutcomeKind::Incomplete, stage).location = location;
     }
 
     /// A packet that is freed without being dropped, or taken by a socket, was let pass.
@@ -172,9 +182,8 @@ impl Open {
             }
             Waiting::Reassembly => {
                 self.judged(Fate::Unknown, None);
-                let stage = self.last_stage();
                 let location = self.freed_by.take();
-                self.end(OutcomeKind::Incomplete, stage).location = location;
+                self.let_go(location);
             }
             Waiting::Travel => {
                 if let Some(device) = self.only_at_xdp().filter(|_| !unseen) {

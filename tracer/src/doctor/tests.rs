@@ -61,6 +61,7 @@ impl Host {
                 bridge_calls_iptables: Some(true),
                 bridge_calls_ip6tables: Some(true),
                 conntrack: Some(ConntrackUse { count: 10, max: 1000, dropped: Some(0) }),
+                queues: None,
             },
             network: Network {
                 links: vec![Link {

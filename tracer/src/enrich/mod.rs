@@ -9,6 +9,7 @@ mod netns;
 mod network;
 mod owners;
 mod programs;
+mod queues;
 mod reader;
 mod rtnetlink;
 mod sockets;
@@ -24,6 +25,7 @@ pub use network::{
     RouteKind,
 };
 pub use owners::{Owner, Owners};
+pub use queues::NfQueue;
 pub use reader::Reader;
 pub use rtnetlink::xdp_on;
 pub use sockets::{Endpoint, SocketEntry, SocketState, Sockets};

@@ -1,8 +1,10 @@
-//! Settings below `/proc/sys/net`, which shows the reading thread's namespace.
+//! Settings below `/proc/sys/net`, which shows the reading thread's namespace, and what fills up beside them.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
+
+use super::queues::NfQueue;
 
 /// The settings of one device, or of `all`. `None`: this kernel has no such file (IPv6 off), or it is unreadable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Settings {
     pub bridge_calls_ip6tables: Option<bool>,
     /// `None` when conntrack is not there.
     pub conntrack: Option<ConntrackUse>,
+    /// Queues that a program reads; `None` where the kernel does not list them.
+    pub queues: Option<Vec<NfQueue>>,
 }
 
 impl Settings {
@@ -59,6 +63,7 @@ impl Settings {
             bridge_calls_iptables: flag(&net.join("bridge/bridge-nf-call-iptables")),
             bridge_calls_ip6tables: flag(&net.join("bridge/bridge-nf-call-ip6tables")),
             conntrack: conntrack(proc, &net),
+            queues: NfQueue::read(proc),
         })
     }
 

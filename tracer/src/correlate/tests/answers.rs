@@ -118,6 +118,18 @@ fn a_packet_whose_end_is_not_seen_was_rejected_when_an_error_was_sent_about_it()
     assert_eq!(outcome(tcp(CLIENT, PUBLISHED), false), [incomplete.clone(), incomplete], "about another");
 }
 
+#[test]
+fn what_a_synproxy_answers_itself_has_arrived() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Forward, -1, tuple));
+    trace.see(1, seen(SightKind::Consume { location: IN_SYNPROXY }, tuple));
+    let draft = trace.only();
+    assert_eq!(draft.outcome.result, OutcomeKind::Delivered);
+    assert_eq!(draft.notes, ["SYNPROXY took it, and answers in the place of the server"]);
+}
+
 /// A listener whose queue is full frees a SYN as consumed, without an answer.
 #[test]
 fn a_syn_that_nobody_answered_was_not_delivered() {

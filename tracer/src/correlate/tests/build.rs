@@ -43,6 +43,7 @@ pub(super) const REASONS: [(u32, &str); 7] = [
 ];
 pub(super) const IN_NETFILTER: u64 = 0x1000;
 pub(super) const IN_TCP: u64 = 0x2000;
+pub(super) const IN_SYNPROXY: u64 = 0x2400;
 pub(super) const IN_PING: u64 = 0x2800;
 pub(super) const IN_ICMPV6: u64 = 0x2c00;
 pub(super) const IN_SOCKETS_END: u64 = 0x3000;
@@ -176,6 +177,7 @@ impl Trace {
         let function = |address| match address {
             IN_NETFILTER => Some("nf_hook_slow".to_owned()),
             IN_TCP => Some("tcp_v4_rcv".to_owned()),
+            IN_SYNPROXY => Some("synproxy_tg4".to_owned()),
             IN_PING => Some("ping_rcv".to_owned()),
             IN_ICMPV6 => Some("icmpv6_rcv".to_owned()),
             IN_FORWARD => Some("ip_forward".to_owned()),

@@ -7,7 +7,7 @@ use crate::model::{
 use super::{
     Answer, Case, Check,
     case::ICMP_REDIRECT,
-    reasons,
+    queue, reasons,
     ruleset::{ChainView, Maybe, Question, TableView, Target},
     words,
 };
@@ -36,7 +36,7 @@ impl Check for DroppedByKernel {
         let redirect =
             (case.protocol(), case.journey.packet.icmp_type) == (Protocol::ICMP, Some(ICMP_REDIRECT));
         let outside = outside_ip(case);
-        let queued = queued(case);
+        let queued = queue::explain(case);
         let (why, fix) = match (outcome.reason.as_deref(), explanation) {
             (Some("NETFILTER_DROP"), _) if redirect && case.state() == Some(CtState::Related) => (
                 "it is a redirect about a connection that NAT translates, or has not decided about yet, and NAT lets none of \
@@ -71,11 +71,7 @@ impl Check for DroppedByKernel {
                     .to_owned(),
                 "ss -ltn  # Recv-Q above Send-Q: full; raise net.core.somaxconn and the program's backlog, or see why it does not accept",
             ),
-            _ if queued.is_some() => (
-                format!("{} hands it to a queue, and no program reads that queue", queued.unwrap_or_default()),
-                "# start the program that reads the queue (cat /proc/net/netfilter/nfnetlink_queue), or let the rule pass what \
-                 nobody reads: iptables `--queue-bypass`, nft `queue flags bypass`",
-            ),
+            _ if let Some(queued) = &queued => (queued.why.clone(), queued.fix),
             (Some("IP_INHDR"), _) if is_too_old(case) => (
                 "its TTL (hop limit) ran out".to_owned(),
                 "# nothing, if somebody traces the route; else look for a routing loop, or a rule that sets the TTL",
@@ -109,19 +105,9 @@ impl Check for DroppedByKernel {
         .flatten()
         .collect();
         evidence.extend(outside);
+        evidence.extend(queued.into_iter().flat_map(|queued| queued.evidence));
         Answer::Found(words::finding(self.code(), &summary, &evidence, fix))
     }
-}
-
-/// The rule that queued a packet which `nf_queue` then freed: there was no reader.
-fn queued(case: &Case<'_>) -> Option<String> {
-    let leg = case.last().filter(|_| case.location_has("nf_queue"))?;
-    let stage = leg.netfilter().next_back().filter(|stage| stage.verdict == Some(Verdict::Queue))?;
-    let rule = stage.rules.last().filter(|_| stage.exact);
-    Some(match rule.and_then(|rule| Some((rule, rule.text.as_ref()?))) {
-        Some((rule, text)) => format!("rule {} of {} (`{text}`)", rule.position, rule.chain),
-        None => format!("table {}", stage.table),
-    })
 }
 
 /// A SYN that the kernel calls consumed, so without a reason, and that was not answered.

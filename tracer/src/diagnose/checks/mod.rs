@@ -8,6 +8,7 @@ mod kernel;
 mod listener;
 mod program;
 mod proxy;
+mod queue;
 mod replies;
 mod routing;
 mod verdict;

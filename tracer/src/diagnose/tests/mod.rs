@@ -20,8 +20,8 @@ use jiff::Timestamp;
 
 use crate::{
     enrich::{
-        Address, Containers, DeviceSettings, Endpoint, JudgingPrograms, Link, Network, Nexthop, Owner,
-        PolicyRule, Prefix, Reading, Route, RouteKind, Settings, SocketEntry, SocketState, Sockets,
+        Address, Containers, DeviceSettings, Endpoint, JudgingPrograms, Link, Network, Nexthop, NfQueue,
+        Owner, PolicyRule, Prefix, Reading, Route, RouteKind, Settings, SocketEntry, SocketState, Sockets,
         Surroundings,
     },
     model::{

@@ -165,21 +165,44 @@ fn what_judges_on_the_way_out_of_a_device_is_listed() {
     assert_eq!(finding.evidence[2..], ["table netdev late, chain out, rule 2: `tcp dport 22 drop`"]);
 }
 
-#[test]
-fn a_queue_that_nobody_reads_is_told() {
-    let text = "-A FORWARD -p tcp -j NFQUEUE --queue-num 5";
-    let finding = Lab::tcp(CLIENT, "10.2.0.2:22")
+const QUEUEING: &str = "-A FORWARD -p tcp -j NFQUEUE --queue-num 5";
+
+fn queued(location: &str, queues: Option<Vec<NfQueue>>) -> Finding {
+    Lab::tcp(CLIENT, "10.2.0.2:22")
         .comes_in("c0")
         .routed(254, "br0", "unicast")
         .stage(Hook::Forward, "filter", |stage| {
             stage.verdict = Some(Verdict::Queue);
             stage.decided_by = Some(DecidedBy::Rule);
-            stage.rules = vec![rule("FORWARD", 1, text)];
+            stage.rules = vec![rule("FORWARD", 1, QUEUEING)];
         })
-        .dropped("NOT_SPECIFIED", "nf_queue")
-        .only("dropped-by-kernel");
-    let told = format!("rule 1 of FORWARD (`{text}`) hands it to a queue, and no program reads that queue.");
-    assert!(finding.summary.ends_with(&told), "{}", finding.summary);
+        .dropped("NOT_SPECIFIED", location)
+        .edit(|lab| lab.settings.queues = queues)
+        .only("dropped-by-kernel")
+}
+
+#[test]
+fn what_became_of_a_packet_in_a_queue_is_told() {
+    let read = |overflowed| NfQueue { number: 5, reader: 4711, waiting: 0, overflowed };
+    let other = NfQueue { number: 4, ..read(0) };
+    let cases = [
+        ("nf_queue", Some(vec![other]), "hands it to queue 5, and no program reads that queue."),
+        ("nf_queue", None, "hands it to queue 5, and either no program reads that queue, or it was full."),
+        ("nf_queue", Some(vec![read(3)]), "which was full: the program that reads it does not keep up."),
+        ("nfqnl_reinject", Some(vec![read(0)]), "and the program that reads it refused it, or ended."),
+    ];
+    for (location, queues, told) in cases {
+        let finding = queued(location, queues);
+        assert!(
+            finding.summary.contains(&format!("rule 1 of FORWARD (`{QUEUEING}`) hand")),
+            "{}",
+            finding.summary
+        );
+        assert!(finding.summary.ends_with(told), "{}", finding.summary);
+    }
+    let line =
+        "queue 5: read by netlink port 4711, 0 waiting, 3 dropped since because no more fit".to_owned();
+    assert!(queued("nf_queue", Some(vec![read(3)])).evidence.contains(&line));
 }
 
 #[test]

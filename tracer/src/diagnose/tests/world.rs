@@ -99,6 +99,7 @@ pub(super) fn settings() -> Settings {
         bridge_calls_iptables: Some(true),
         bridge_calls_ip6tables: Some(true),
         conntrack: None,
+        queues: None,
     }
 }
 
