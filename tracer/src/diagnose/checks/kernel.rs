@@ -38,6 +38,7 @@ impl Check for DroppedByKernel {
         let outside = outside_ip(case);
         let queued = queue::explain(case);
         let (why, fix) = match (outcome.reason.as_deref(), explanation) {
+            _ if let Some(queued) = &queued => (queued.why.clone(), queued.fix),
             (Some("NETFILTER_DROP"), _) if redirect && case.state() == Some(CtState::Related) => (
                 "it is a redirect about a connection that NAT translates, or has not decided about yet, and NAT lets none of \
                  those out"
@@ -71,7 +72,6 @@ impl Check for DroppedByKernel {
                     .to_owned(),
                 "ss -ltn  # Recv-Q above Send-Q: full; raise net.core.somaxconn and the program's backlog, or see why it does not accept",
             ),
-            _ if let Some(queued) = &queued => (queued.why.clone(), queued.fix),
             (Some("IP_INHDR"), _) if is_too_old(case) => (
                 "its TTL (hop limit) ran out".to_owned(),
                 "# nothing, if somebody traces the route; else look for a routing loop, or a rule that sets the TTL",
