@@ -137,8 +137,11 @@ fn told(lines: &[Value]) -> Vec<Value> {
 }
 
 fn is_interrupted(journey: &Value) -> bool {
-    let mut stages = journey["stages"].as_array().into_iter().flatten();
-    stages.any(|stage| stage["inexact_because"] == "another packet passed on this CPU at the same time")
+    const INTERRUPTED: [&str; 2] =
+        ["another packet passed on this CPU at the same time", "the packet changed CPU in this table"];
+    let stages = journey["stages"].as_array().into_iter().flatten();
+    let mut why = stages.filter_map(|stage| stage["inexact_because"].as_str());
+    why.any(|why| INTERRUPTED.contains(&why))
 }
 
 /// Whether a packet comes once in a lab, whatever the time that all takes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracer_common::records::{HITS_OVERWRITTEN, HITS_STALE, Hit};
+use tracer_common::records::{HITS_CPU_CHANGED, HITS_OVERWRITTEN, HITS_STALE, Hit};
 
 use crate::{
     correlate::DraftTable,
@@ -32,6 +32,7 @@ impl Judgement<'_> {
     pub(super) fn walk(&self, read: u64, skipped: bool) -> (Walk, RulesSource) {
         let (hits, flags) = match &self.table.hits {
             Some(event) => (&*event.hits, event.flags),
+            None if self.table.changed_cpu => (&[][..], HITS_CPU_CHANGED),
             None => (&[][..], HITS_OVERWRITTEN),
         };
         // The kernel side compares an address, where memory that was freed may hold other rules by now.

@@ -140,7 +140,7 @@ fn decided(
         None
     } else if judge.reading.is_none() {
         Some("rule counters are not read".to_owned())
-    } else if table.hits.is_none() {
+    } else if table.hits.is_none() && !table.changed_cpu {
         Some("no counter reading of this table arrived".to_owned())
     } else {
         walk.inexact.as_ref().map(|why| match told.alike {

@@ -26,6 +26,8 @@ pub struct DraftTable {
     pub hits: Option<Box<HitsEvent>>,
     /// Expressions of nft rules that it came to in the gap, in order; `None` where records of this packet were lost.
     pub parts: Option<Vec<PartEvent>>,
+    /// It was seen next on another CPU: preempted, or queued to user space.
+    pub changed_cpu: bool,
     pub fate: Fate,
     pub before: Tuple,
     pub after: Tuple,

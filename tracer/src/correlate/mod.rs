@@ -343,6 +343,7 @@ impl Open {
         }
         self.skb = Some(sight.raw.skb);
         self.time = sight.raw.head.time;
+        self.cpu = sight.raw.head.cpu;
         self.wait(Waiting::Travel, sight.raw.head.time);
     }
 

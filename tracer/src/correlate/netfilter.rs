@@ -66,6 +66,7 @@ impl Open {
                 family,
                 netns: sight.raw.netns,
                 time: sight.raw.head.time,
+                cpu: sight.raw.head.cpu,
                 before,
                 related: matches!(sight.conntrack_info(), Some(1 | 4)),
                 around: Surroundings {
@@ -120,6 +121,7 @@ impl Open {
                 family: inside.family,
                 hits: hits.iter().find(|hits| judge.reading == Some(hits.table)).cloned().map(Box::new),
                 parts: (!self.has_gap).then(|| parts.clone()),
+                changed_cpu: inside.cpu != self.cpu,
                 fate,
                 before: inside.before,
                 after,

@@ -54,6 +54,7 @@ pub(super) struct InGap {
     pub(super) family: Family,
     pub(super) netns: u32,
     pub(super) time: u64,
+    pub(super) cpu: u32,
     pub(super) before: Tuple,
     /// An ICMP error about a connection: NAT translates it by that connection's mapping (`nf_nat_inet_fn`).
     pub(super) related: bool,
@@ -66,8 +67,9 @@ pub(super) struct Open {
     pub(super) first: Option<Box<SightEvent>>,
     pub(super) tuple: Option<Tuple>,
     pub(super) netns: u32,
-    /// When it was seen last.
+    /// When it was seen last, and on which CPU.
     pub(super) time: u64,
+    pub(super) cpu: u32,
     /// The longest that it took from one sight to the next, in nanoseconds.
     pub(super) pace: u64,
     pub(super) stages: Vec<TimedStage>,

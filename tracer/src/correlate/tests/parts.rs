@@ -151,3 +151,21 @@ fn evaluated_expressions_belong_to_the_gap() {
         assert_eq!(tables(draft)[0].parts, (!lost).then(|| vec![part(2), part(3)]));
     }
 }
+
+#[test]
+fn a_packet_that_goes_on_on_another_cpu_has_changed_it_in_the_table_between() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    trace.see(1, before(Hook::Forward, -1, tuple));
+    for (priority, cpu) in [(1, 1), (100, 1)] {
+        trace.see(1, on_cpu(before(Hook::Forward, priority, tuple), cpu));
+    }
+    for (hook, priority) in [(Hook::Postrouting, 99), (Hook::Postrouting, 101)] {
+        trace.see(1, on_cpu(before(hook, priority, tuple), 1));
+    }
+    trace.see(1, went_out(tuple));
+    trace.see(1, consumed(tuple));
+    let changed: Vec<_> = tables(trace.only()).iter().map(|table| (table.hook, table.changed_cpu)).collect();
+    assert_eq!(changed, [(Hook::Forward, true), (Hook::Postrouting, false)]);
+}
