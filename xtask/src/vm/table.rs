@@ -10,6 +10,8 @@ use super::{groups::Group, kernels::Release, machine::Ended};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) passed: u32,
+    /// What the binaries say at their ends. Other output may stand in the lines of single tests.
+    summed: u32,
     failed: Vec<String>,
     ignored: u32,
     /// What `pathtrace doctor --json` said.
@@ -27,6 +29,11 @@ impl Tally {
         if line.starts_with("{\"type\":\"doctor\"") {
             self.doctor = serde_json::from_str(line).ok();
         }
+        if let Some(sum) = line.strip_prefix("test result: ") {
+            let passed = sum.split_once(" passed").and_then(|(before, _)| before.split(' ').next_back());
+            self.summed += passed.and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
+            return;
+        }
         let Some((name, result)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
         else {
             return;
@@ -37,6 +44,10 @@ impl Tally {
             Some("FAILED") => self.failed.push(name.trim().to_owned()),
             _ => {}
         }
+    }
+
+    fn passed(&self) -> u32 {
+        self.passed.max(self.summed)
     }
 }
 
@@ -54,12 +65,12 @@ pub(super) struct Field {
 impl Field {
     /// All that should run ran and passed.
     pub(super) fn good(&self) -> bool {
-        self.ended.success() && self.tally.failed.is_empty() && self.tally.passed > 0
+        self.ended.success() && self.tally.failed.is_empty() && self.tally.passed() > 0
     }
 
     /// What stands in the table.
     pub(super) fn text(&self) -> String {
-        let mut text = format!("{} passed", self.tally.passed);
+        let mut text = format!("{} passed", self.tally.passed());
         if !self.tally.failed.is_empty() {
             _ = write!(text, ", {} FAILED", self.tally.failed.len());
         }
@@ -83,7 +94,7 @@ impl Field {
         if matches!(self.ended, Ended::Died(_) | Ended::Hung(..)) {
             _ = writeln!(text, "ended   {place}: {}", self.ended);
         } else if !self.good() && self.tally.failed.is_empty() {
-            _ = writeln!(text, "failed  {place}: {}, {} tests ran", self.ended, self.tally.passed);
+            _ = writeln!(text, "failed  {place}: {}, {} tests ran", self.ended, self.tally.passed());
         }
         for (name, why) in self.group.impossible(self.release) {
             _ = writeln!(text, "skipped {place}: {name}: {why}");
@@ -136,7 +147,7 @@ pub(crate) struct Counts {
 pub(super) fn counts(fields: &[Field]) -> Counts {
     let sum = |count: fn(&Field) -> usize| fields.iter().map(count).sum::<usize>();
     Counts {
-        passed: sum(|field| field.tally.passed as usize),
+        passed: sum(|field| field.tally.passed() as usize),
         failed: sum(|field| field.tally.failed.len().max(usize::from(!field.good()))),
         skipped: sum(|field| field.tally.ignored as usize + field.group.impossible(field.release).len()),
     }
@@ -163,6 +174,16 @@ mod tests {
         assert!(text.contains("6.1     1 passed, 1 FAILED, 7 s"), "{text}");
         assert!(text.contains("failed  6.1 live: b\n"), "{text}");
         assert!(text.ends_with("3 passed, 1 failed, 0 skipped"), "{text}");
+    }
+
+    #[test]
+    fn other_output_in_the_lines_of_tests_hides_none_of_them() {
+        let lines = [
+            "test a ... ok",
+            "test b ... okdocker: a daemon",
+            "test result: ok. 2 passed; 0 failed; 0 ignored",
+        ];
+        assert!(field(Release::V6_1, &lines, Ended::Status(0)).text().starts_with("2 passed"));
     }
 
     #[test]
