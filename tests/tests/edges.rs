@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tests::{
     expect, machine,
     pathtrace::Pathtrace,
-    ruleset,
+    ruleset::{self, Backend},
     topology::{Family, Lab, Topology},
     traffic::{self, Answer, LONG, SHORT, Server},
 };
@@ -103,5 +103,32 @@ fn a_nat_chain_behind_the_one_that_translates_does_not_judge() -> Result<()> {
     assert_eq!(names, ["early", "docker"], "{}", expect::pretty(&journey));
     assert!(judged.iter().all(|stage| stage["exact"] == true), "{}", expect::pretty(&journey));
     assert_eq!(judged[1]["nat"], "dnat", "{}", expect::pretty(&journey));
+    Ok(())
+}
+
+#[test]
+/// The same where the one that translates is not known for certain: that the other was not asked shows in its counters.
+fn a_legacy_nat_table_that_was_not_asked_did_not_translate() -> Result<()> {
+    let lab = Lab::new(Topology::Routed)?;
+    let host = lab.netns("host")?;
+    let to = SocketAddr::new(lab.address("host", Family::Ipv4)?, 80);
+    let inner = SocketAddr::new(lab.address("server", Family::Ipv4)?, 8080);
+    let _server = Server::tcp(lab.netns("server")?, inner)?;
+    let rules = "-t nat -A PREROUTING -p tcp -m tcp --dport 99 -j DNAT --to-destination 10.2.0.2:99";
+    ruleset::iptables(host, Backend::Legacy, Family::Ipv4, rules)?;
+    let chain = "type nat hook prerouting priority -110; policy accept;";
+    let either = format!("meta mark & 0xff == 0 tcp dport 80 dnat to {inner}\ntcp dport 80 dnat to {inner}");
+    ruleset::nft(host, &format!("table ip docker {{\nchain pre {{\n{chain}\n{either}\n}}\n}}\n"))?;
+    let (journey, _) = first_packet(&lab, to, true)?;
+    let judged = journey["stages"].as_array().into_iter().flatten();
+    let judged: Vec<&Value> = judged.filter(|stage| stage["hook"] == "prerouting").collect();
+    let [only] = judged.as_slice() else { panic!("{}", expect::pretty(&journey)) };
+    assert_eq!(
+        (&only["table"], &only["nat"]),
+        (&json!("docker"), &json!("dnat")),
+        "{}",
+        expect::pretty(&journey)
+    );
+    assert_eq!(only["after"]["destination"], inner.ip().to_string(), "{}", expect::pretty(&journey));
     Ok(())
 }

@@ -1,5 +1,9 @@
 //! One gap between two probes: which of its tables judged, and how.
 
+use std::borrow::Cow;
+
+use tracer_common::records::{HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE};
+
 use super::{
     judgement::Judgement,
     mapping::{MappingKey, Mappings},
@@ -8,7 +12,7 @@ use super::{
 };
 use crate::{
     correlate::DraftTable,
-    model::{DecidedBy, Direction, NatKind, NetfilterStage, Tuple, Verdict},
+    model::{Backend, DecidedBy, Direction, NatKind, NetfilterStage, Tuple, Verdict},
     plan::Judge,
     rules::{
         index::{ChainRef, TableIndex},
@@ -17,6 +21,9 @@ use crate::{
         text::{KnownPacket, NamedChain, Texts},
     },
 };
+
+/// Flags of a reading in which a counter that moved may be missing.
+const UNSURE: u32 = HITS_STALE | HITS_TRUNCATED | HITS_UNREADABLE;
 
 /// What came of a gap.
 #[derive(Debug, Default)]
@@ -35,6 +42,8 @@ pub(super) fn judge(
     account: &mut Account<'_>,
 ) -> Judged {
     let netns = account.netns;
+    let asked = asked(tables);
+    let tables = &*asked;
     let mut judged = Judged::default();
     let Some(first) = tables.first() else { return judged };
     let mut before = first.before;
@@ -85,6 +94,27 @@ pub(super) fn judge(
     judged.dropped_elsewhere = first.fate == Fate::Dropped
         && judged.stages.last().is_none_or(|stage| stage.verdict == Some(Verdict::Accept));
     judged
+}
+
+/// The tables of a gap without those that are known not to have judged: a table of iptables-legacy that is asked counts the
+/// packet in a rule or a policy, so one of NAT where no counter moved stands behind the chain that translated, though that one's
+/// rules may not be known.
+fn asked<'t, 'a>(tables: &'t [&'a DraftTable]) -> Cow<'t, [&'a DraftTable]> {
+    let others = || tables.iter().copied().filter(|table| !was_left_out(table));
+    // Somebody else must have translated.
+    let translated = |table: &DraftTable| table.gap.judges[table.judge].nat;
+    let some_left_out = tables.len() > 1 && tables.iter().any(|table| was_left_out(table));
+    if some_left_out && others().any(translated) { others().collect() } else { tables.into() }
+}
+
+fn was_left_out(table: &DraftTable) -> bool {
+    let judge = &table.gap.judges[table.judge];
+    let counts_all = judge.table.as_ref().is_some_and(|(index, _)| index.backend == Backend::IptablesLegacy);
+    let first_of_connection = table.tracked && !table.confirmed;
+    judge.nat
+        && counts_all
+        && first_of_connection
+        && table.hits.as_ref().is_some_and(|read| read.hits.is_empty() && read.flags & UNSURE == 0)
 }
 
 /// Where counters, probes and the kernel's own trace leave the walk open, the packet's own fields may settle it.
