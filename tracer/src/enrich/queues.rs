@@ -1,6 +1,6 @@
 //! Queues to user space, and who reads them.
 
-use std::{fs, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 /// One line of `net/netfilter/nfnetlink_queue` (`seq_show`, net/netfilter/nfnetlink_queue.c, 6.18): a queue is there while a
 /// program reads it.
@@ -16,10 +16,15 @@ pub struct NfQueue {
 }
 
 impl NfQueue {
-    /// Those of the calling thread's namespace; `None` where this kernel does not list them.
+    /// Those of the calling thread's namespace; `None` where they cannot be read.
     pub(super) fn read(proc: &Path) -> Option<Vec<Self>> {
-        let text = fs::read_to_string(proc.join("thread-self/net/netfilter/nfnetlink_queue")).ok()?;
-        text.lines().map(Self::of).collect()
+        let dir = proc.join("thread-self/net/netfilter");
+        match fs::read_to_string(dir.join("nfnetlink_queue")) {
+            Ok(text) => text.lines().map(Self::of).collect(),
+            // The module that makes queues also makes the list of them: nobody has asked for one since boot.
+            Err(error) if error.kind() == ErrorKind::NotFound && dir.is_dir() => Some(Vec::new()),
+            Err(_) => None,
+        }
     }
 
     fn of(line: &str) -> Option<Self> {
@@ -46,6 +51,7 @@ mod tests {
         assert_eq!(NfQueue::read(proc.path()), None);
         let dir = proc.path().join("thread-self/net/netfilter");
         fs::create_dir_all(&dir).unwrap();
+        assert_eq!(NfQueue::read(proc.path()), Some(Vec::new()), "nfnetlink_queue is not loaded");
         let list = dir.join("nfnetlink_queue");
         fs::write(&list, "    3  31354     2 2 65535     4     1       17  1\n").unwrap();
         let known = NfQueue { number: 3, reader: 31354, waiting: 2, overflowed: 5 };

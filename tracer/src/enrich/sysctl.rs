@@ -39,7 +39,7 @@ pub struct Settings {
     pub bridge_calls_ip6tables: Option<bool>,
     /// `None` when conntrack is not there.
     pub conntrack: Option<ConntrackUse>,
-    /// Queues that a program reads; `None` where the kernel does not list them.
+    /// Queues that a program reads; `None` where they cannot be read.
     pub queues: Option<Vec<NfQueue>>,
 }
 
