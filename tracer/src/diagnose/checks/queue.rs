@@ -20,13 +20,14 @@ const FULL: &str = "# see why the program that reads the queue is slow or hangs;
 const REFUSED: &str = "# the verdict is that program's: see its log and its rules (cat /proc/net/netfilter/nfnetlink_queue: the \
                        second column is its netlink port, usually the pid)";
 
-/// `None`: the packet did not end in a queue. `nf_queue` frees what no program takes, `nf_reinject` (from 6.10
+/// `None`: the packet did not end in a queue. `nf_queue` frees what no program takes, `nf_reinject` (here, on 6.18,
 /// `nfqnl_reinject`) what one refuses or leaves behind (net/netfilter/nf_queue.c, nfnetlink_queue.c).
 pub(super) fn explain(case: &Case<'_>) -> Option<InQueue> {
     let leg = case.last()?;
     let stage = leg.netfilter().next_back();
     let rule = stage.map_or_else(|| "a rule".to_owned(), queueing_rule);
-    let numbers = stage.and_then(|stage| numbers(stage.rules.last()?.text.as_deref()?));
+    let certain = stage.filter(|stage| stage.exact);
+    let numbers = certain.and_then(|stage| numbers(stage.rules.last()?.text.as_deref()?));
     let name = match &numbers {
         Some(numbers) if numbers.start() == numbers.end() => format!("queue {}", numbers.start()),
         Some(numbers) => format!("the queues {} to {}", numbers.start(), numbers.end()),
