@@ -202,6 +202,9 @@ pub const HITS_TRUNCATED: u32 = 8;
 pub const HITS_UNREADABLE: u32 = 16;
 /// [`RuleHits::flags`]: the reading was overwritten by another packet's.
 pub const HITS_OVERWRITTEN: u32 = 32;
+/// With one of these the counters that moved are not all there, or not the table's.
+pub const HITS_UNSURE: u32 =
+    HITS_CPU_CHANGED | HITS_OVERWRITTEN | HITS_STALE | HITS_TRUNCATED | HITS_UNREADABLE;
 /// [`RuleHits::flags`]: read when the packet died, not at the next probe.
 pub const HITS_AT_DROP: u32 = 64;
 /// [`RuleHits::flags`]: whatever else passed here began and ended between the readings. At OUTPUT and POSTROUTING, the

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use tracer_common::records::{HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE};
+use tracer_common::records::HITS_UNSURE;
 
 use super::{
     judgement::Judgement,
@@ -21,9 +21,6 @@ use crate::{
         text::{KnownPacket, NamedChain, Texts},
     },
 };
-
-/// Flags of a reading in which a counter that moved may be missing.
-const UNSURE: u32 = HITS_STALE | HITS_TRUNCATED | HITS_UNREADABLE;
 
 /// What came of a gap.
 #[derive(Debug, Default)]
@@ -114,7 +111,7 @@ fn was_left_out(table: &DraftTable) -> bool {
     judge.nat
         && counts_all
         && first_of_connection
-        && table.hits.as_ref().is_some_and(|read| read.hits.is_empty() && read.flags & UNSURE == 0)
+        && table.hits.as_ref().is_some_and(|read| read.hits.is_empty() && read.flags & HITS_UNSURE == 0)
 }
 
 /// Where counters, probes and the kernel's own trace leave the walk open, the packet's own fields may settle it.

@@ -109,19 +109,11 @@ impl Open {
     }
 
     pub(super) fn consumed(&mut self, _sight: &SightEvent, location: u64, names: &Names) {
-        let location = names.function(location);
         self.leave_open_gap();
-        // Freed, not dropped, inside a hook: a fragment that was put together, a packet that somebody took.
-        let inside = self.gap.is_some();
-        if inside {
+        if self.gap.is_some() {
+            // Freed, not dropped, inside a hook: a fragment that was put together, a packet that somebody took.
             self.judged(Fate::Unknown, None);
-        }
-        if location.as_deref().is_some_and(|function| function.contains(SYNPROXY)) {
-            self.notes.push("SYNPROXY took it, and answers in the place of the server".to_owned());
-            self.end(OutcomeKind::Delivered, None);
-        } else if inside {
-            self.notes.push("taken out of the hook by the kernel, not dropped".to_owned());
-            self.let_go(location);
+            self.let_go(names.function(location), Some("taken out of the hook by the kernel, not dropped"));
         } else if self.arrived() {
             self.end(OutcomeKind::Delivered, None);
         } else if self.last_device_out().is_some() {
@@ -129,12 +121,18 @@ impl Open {
         } else if let Some(fate) = self.last_fate() {
             self.ended_by_program(fate);
         } else {
-            self.let_go(location);
+            self.let_go(names.function(location), None);
         }
     }
 
-    /// Freed without being dropped, and nobody is known to have got it.
-    fn let_go(&mut self, location: Option<String>) {
+    /// Freed without being dropped on the way. Who got it is known of a SYNPROXY only; of others there may be a note.
+    fn let_go(&mut self, location: Option<String>, note: Option<&str>) {
+        if location.as_deref().is_some_and(|function| function.contains(SYNPROXY)) {
+            self.notes.push("SYNPROXY took it, and answers in the place of the server".to_owned());
+            self.end(OutcomeKind::Delivered, None);
+            return;
+        }
+        self.notes.extend(note.map(str::to_owned));
         let stage = self.last_stage();
         self.end(OutcomeKind::Incomplete, stage).location = location;
     }
@@ -183,7 +181,7 @@ impl Open {
             Waiting::Reassembly => {
                 self.judged(Fate::Unknown, None);
                 let location = self.freed_by.take();
-                self.let_go(location);
+                self.let_go(location, None);
             }
             Waiting::Travel => {
                 if let Some(device) = self.only_at_xdp().filter(|_| !unseen) {

@@ -4,18 +4,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use tracer_common::records::{
-    HITS_CPU_CHANGED, HITS_INTERLEAVED, HITS_OVERWRITTEN, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE,
-    HITS_UNSWITCHED,
-};
+use tracer_common::records::{HITS_INTERLEAVED, HITS_UNSURE, HITS_UNSWITCHED};
 
 use crate::decode::{Hits, HitsEvent};
 
 /// Records kept of each CPU: an answer that passes every table of OUTPUT and POSTROUTING makes ten or so. Where some
 /// that are needed have gone, they are missed.
 const KEPT: usize = 64;
-/// With these, the counters that moved are not all there, or not the table's.
-const UNSURE: u32 = HITS_CPU_CHANGED | HITS_OVERWRITTEN | HITS_STALE | HITS_TRUNCATED | HITS_UNREADABLE;
 
 /// The last readings of each CPU, in the order in which they ended.
 #[derive(Debug, Default)]
@@ -44,7 +39,7 @@ impl Nested {
 /// sure that every packet that passed meanwhile has been read.
 fn own_hits(reading: &HitsEvent, log: &VecDeque<HitsEvent>) -> Option<Hits> {
     const NEEDED: u32 = HITS_INTERLEAVED | HITS_UNSWITCHED;
-    if reading.flags & NEEDED != NEEDED || reading.flags & UNSURE != 0 {
+    if reading.flags & NEEDED != NEEDED || reading.flags & HITS_UNSURE != 0 {
         return None;
     }
     let inside = || log.iter().rev().filter(|other| other.opened > reading.opened);
@@ -58,7 +53,7 @@ fn own_hits(reading: &HitsEvent, log: &VecDeque<HitsEvent>) -> Option<Hits> {
         if other.opened >= earliest {
             continue;
         }
-        if other.flags & UNSURE != 0 {
+        if other.flags & HITS_UNSURE != 0 {
             return None;
         }
         earliest = other.opened;
@@ -80,7 +75,9 @@ fn is_complete<'e>(records: impl Iterator<Item = &'e HitsEvent>, readings: u32) 
 mod tests {
     use super::*;
     use crate::decode::{Event, decode};
-    use tracer_common::records::{HITS_AT_DROP, Head, Hit, Kind, MAX_HITS, RuleHits};
+    use tracer_common::records::{
+        HITS_AT_DROP, HITS_STALE, HITS_TRUNCATED, Head, Hit, Kind, MAX_HITS, RuleHits,
+    };
 
     const CPU: u32 = 1;
     const INTERLEAVED: u32 = HITS_INTERLEAVED | HITS_UNSWITCHED;

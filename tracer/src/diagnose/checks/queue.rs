@@ -2,7 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use crate::model::{NetfilterStage, Verdict};
+use crate::{
+    enrich::NfQueue,
+    model::{NetfilterStage, Verdict},
+};
 
 use super::Case;
 
@@ -20,11 +23,19 @@ const FULL: &str = "# see why the program that reads the queue is slow or hangs;
 const REFUSED: &str = "# the verdict is that program's: see its log and its rules (cat /proc/net/netfilter/nfnetlink_queue: the \
                        second column is its netlink port, usually the pid)";
 
+/// Where what a program refuses is freed.
+const REFUSED_IN: [&str; 3] = ["nf_reinject", "nfqnl_reinject", "nfqnl_recv_verdict"];
+
 /// `None`: the packet did not end in a queue. `nf_queue` frees what no program takes, `nf_reinject` (here, on 6.18,
 /// `nfqnl_reinject`) what one refuses or leaves behind (net/netfilter/nf_queue.c, nfnetlink_queue.c).
 pub(super) fn explain(case: &Case<'_>) -> Option<InQueue> {
     let leg = case.last()?;
     let stage = leg.netfilter().next_back();
+    let refused = REFUSED_IN.iter().any(|place| case.location_has(place));
+    let queued = stage.is_some_and(|stage| stage.verdict == Some(Verdict::Queue));
+    if !refused && !(queued && case.location_has("nf_queue")) {
+        return None;
+    }
     let rule = stage.map_or_else(|| "a rule".to_owned(), queueing_rule);
     let certain = stage.filter(|stage| stage.exact);
     let numbers = certain.and_then(|stage| numbers(stage.rules.last()?.text.as_deref()?));
@@ -33,22 +44,14 @@ pub(super) fn explain(case: &Case<'_>) -> Option<InQueue> {
         Some(numbers) => format!("the queues {} to {}", numbers.start(), numbers.end()),
         None => "a queue".to_owned(),
     };
-    let known = case.settings(leg.netns).and_then(|settings| settings.queues.as_ref()).zip(numbers);
-    let read: Option<Vec<_>> = known
+    let all = case.settings(leg.netns).and_then(|settings| settings.queues.as_ref());
+    let read: Option<Vec<&NfQueue>> = all
+        .zip(numbers)
         .map(|(queues, numbers)| queues.iter().filter(|queue| numbers.contains(&queue.number)).collect());
-    let evidence = read.iter().flatten().map(|queue| {
-        format!(
-            "queue {}: read by netlink port {}, {} waiting, {} dropped since because no more fit",
-            queue.number, queue.reader, queue.waiting, queue.overflowed
-        )
-    });
-    let evidence: Vec<String> = evidence.collect();
-    if ["nf_reinject", "nfqnl_reinject", "nfqnl_recv_verdict"].iter().any(|place| case.location_has(place)) {
+    let evidence = read.iter().flatten().map(|queue| line(queue)).collect();
+    if refused {
         let why = format!("{rule} handed it to {name}, and the program that reads it refused it, or ended");
         return Some(InQueue { why, fix: REFUSED, evidence });
-    }
-    if !case.location_has("nf_queue") || stage?.verdict != Some(Verdict::Queue) {
-        return None;
     }
     let (why, fix) = match read.as_deref() {
         Some([]) => ("and no program reads that queue", NO_READER),
@@ -58,6 +61,14 @@ pub(super) fn explain(case: &Case<'_>) -> Option<InQueue> {
         _ => ("and either no program reads that queue, or it was full", NO_READER),
     };
     Some(InQueue { why: format!("{rule} hands it to {name}, {why}"), fix, evidence })
+}
+
+/// A queue as evidence.
+fn line(queue: &NfQueue) -> String {
+    let NfQueue { number, reader, waiting, overflowed } = queue;
+    format!(
+        "queue {number}: read by netlink port {reader}, {waiting} waiting, {overflowed} dropped since because no more fit"
+    )
 }
 
 /// The rule, where it is certain; else the table.
