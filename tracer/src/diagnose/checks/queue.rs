@@ -33,7 +33,8 @@ pub(super) fn explain(case: &Case<'_>) -> Option<InQueue> {
     let stage = leg.netfilter().next_back();
     let refused = REFUSED_IN.iter().any(|place| case.location_has(place));
     let queued = stage.is_some_and(|stage| stage.verdict == Some(Verdict::Queue));
-    if !refused && !(queued && case.location_has("nf_queue")) {
+    let untaken = queued && case.location_has("nf_queue");
+    if !refused && !untaken {
         return None;
     }
     let rule = stage.map_or_else(|| "a rule".to_owned(), queueing_rule);
