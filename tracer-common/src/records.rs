@@ -211,6 +211,8 @@ pub const HITS_AT_DROP: u32 = 64;
 /// task on this CPU was the same and never switched out (`nvcsw`, `nivcsw` of `struct task_struct`); at the other hooks
 /// bottom halves are off (`netif_receive_skb`).
 pub const HITS_UNSWITCHED: u32 = 128;
+/// [`RuleHits::flags`]: packets passed while the counters themselves were read: what they moved is in some of them only.
+pub const HITS_DISTURBED: u32 = 256;
 
 /// One rule whose counter moved.
 #[repr(C)]
@@ -240,7 +242,8 @@ pub struct RuleHits {
     /// How often other packets passed a probe meanwhile, those probes left out behind which there is no table. Where
     /// each was of a followed packet, as many readings were sent before this one.
     pub others: u32,
-    pub reserved: u32,
+    /// How often packets passed a probe meanwhile, this one's own pass at the end included unless it died.
+    pub passed: u32,
     pub hits: [Hit; MAX_HITS],
 }
 

@@ -9,8 +9,8 @@ use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_prob
 use tracer_common::{
     counters::Counter,
     records::{
-        HITS_AT_DROP, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE, HITS_UNSWITCHED, Hit,
-        Kind, MAX_HITS,
+        HITS_AT_DROP, HITS_DISTURBED, HITS_INTERLEAVED, HITS_STALE, HITS_TRUNCATED, HITS_UNREADABLE,
+        HITS_UNSWITCHED, Hit, Kind, MAX_HITS,
     },
     settings::{Gap, GapKey, MAX_SNAPSHOT, MAX_TABLES, READING_SLOTS, Table},
 };
@@ -312,14 +312,17 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
     // The packet itself passed the probe that closes the gap, unless it died.
     let own = if at_drop == 0 { 1 } else { 0 };
     let Passes { all, bare, .. } = passes();
-    let passed = all.wrapping_sub(reading.passes).wrapping_sub(own);
+    let since = all.wrapping_sub(reading.passes);
+    let passed = since.wrapping_sub(own);
     let mut flags = if passed == 0 { 0 } else { HITS_INTERLEAVED };
     if at_drop != 0 {
         flags |= HITS_AT_DROP;
     }
     let unswitched =
         reading.gap.hook < LOCAL_OUT || reading.task != 0 && (reading.task, reading.switches) == task();
-    if unswitched && reading.disturbed == 0 {
+    if reading.disturbed != 0 {
+        flags |= HITS_DISTURBED;
+    } else if unswitched {
         flags |= HITS_UNSWITCHED;
     }
     let others = passed.wrapping_sub(bare.wrapping_sub(reading.bare)) as u32;
@@ -341,7 +344,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         hits.tables = gap.count;
         hits.opened = reading.passes;
         hits.others = others;
-        hits.reserved = 0;
+        hits.passed = since as u32;
         let mut run =
             Run { slot, list: table.first, snapshot: snapshot(slot) + position, per_cpu, unreadable: 0 };
         let room = each!(room, second_reading, run);
@@ -357,7 +360,7 @@ extern "C" fn close_reading(journey: u64, at_drop: u32, slot: u32) -> u32 {
         }
         // Another packet passed during this reading: it moved counters that were read already, and others.
         if passes().all != all {
-            hits.flags = (hits.flags | HITS_INTERLEAVED) & !HITS_UNSWITCHED;
+            hits.flags = (hits.flags | HITS_INTERLEAVED | HITS_DISTURBED) & !HITS_UNSWITCHED;
         }
         emit::hits(hits);
     }

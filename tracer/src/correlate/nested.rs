@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use tracer_common::records::{HITS_INTERLEAVED, HITS_UNSURE, HITS_UNSWITCHED};
+use tracer_common::records::{HITS_DISTURBED, HITS_INTERLEAVED, HITS_UNSURE, HITS_UNSWITCHED};
 
 use crate::decode::{Hits, HitsEvent};
 
@@ -37,13 +37,16 @@ impl Nested {
 /// What moved in `reading` without what moved in those that began and ended in it. They ended before it did, and so
 /// their records came before: on one CPU, records come in the order in which they are made. `None` where it is not
 /// sure that every packet that passed meanwhile has been read.
+///
+/// The task may have been switched out meanwhile: another one's packet that is judged then is read as well, and one
+/// that had begun before shows in its own reading. Only a task that was in the midst of a table before, and still is
+/// afterwards, shows nowhere: its rules would have to make one walk with those of this packet.
 fn own_hits(reading: &HitsEvent, log: &VecDeque<HitsEvent>) -> Option<Hits> {
-    const NEEDED: u32 = HITS_INTERLEAVED | HITS_UNSWITCHED;
-    if reading.flags & NEEDED != NEEDED || reading.flags & HITS_UNSURE != 0 {
+    if reading.flags & HITS_INTERLEAVED == 0 || reading.flags & (HITS_UNSURE | HITS_DISTURBED) != 0 {
         return None;
     }
     let inside = || log.iter().rev().filter(|other| other.opened > reading.opened);
-    if !is_complete(inside(), reading.others) {
+    if log.iter().any(|other| ends_within(other, reading)) || !is_complete(inside(), reading.others) {
         return None;
     }
     let mut rest = reading.hits;
@@ -53,13 +56,20 @@ fn own_hits(reading: &HitsEvent, log: &VecDeque<HitsEvent>) -> Option<Hits> {
         if other.opened >= earliest {
             continue;
         }
-        if other.flags & HITS_UNSURE != 0 {
+        // What passed while this one's task was switched out may reach beyond it.
+        let reached = other.flags & (HITS_INTERLEAVED | HITS_UNSWITCHED) == HITS_INTERLEAVED;
+        if reached || other.flags & HITS_UNSURE != 0 {
             return None;
         }
         earliest = other.opened;
         rest = rest.without(&other.hits)?;
     }
     Some(rest)
+}
+
+/// Whether `other` began before `reading` and ended in it.
+fn ends_within(other: &HitsEvent, reading: &HitsEvent) -> bool {
+    other.opened < reading.opened && other.opened.saturating_add(u64::from(other.passed)) >= reading.opened
 }
 
 /// Whether these records are all of so many readings: a record a table, with one number.
@@ -90,7 +100,8 @@ mod tests {
         }
         let head = Head { kind: Kind::RuleHits as u32, cpu: CPU, time: 0, journey: opened };
         let count = u32::try_from(moved.len()).unwrap();
-        let raw = RuleHits { head, flags, table: 7, count, tables: 1, opened, others, reserved: 0, hits };
+        let raw =
+            RuleHits { head, flags, table: 7, count, tables: 1, opened, others, passed: 1 + others, hits };
         // SAFETY: integers only, without padding.
         let bytes =
             unsafe { std::slice::from_raw_parts((&raw const raw).cast::<u8>(), size_of::<RuleHits>()) };
@@ -143,15 +154,31 @@ mod tests {
         open(INTERLEAVED, 2, vec![answer()]);
         open(INTERLEAVED, 1, vec![]);
         open(INTERLEAVED, 1, vec![reading(9, 0, 0, &[(0, 1)])]);
-        // On another CPU; by halves; of a ruleset that was replaced; while the task may have been switched out.
+        // On another CPU; by halves; of a ruleset that was replaced; while the counters were read.
         open(INTERLEAVED, 1, vec![HitsEvent { cpu: 0, ..answer() }]);
         open(INTERLEAVED, 1, vec![HitsEvent { tables: 2, ..answer() }]);
         open(INTERLEAVED, 1, vec![HitsEvent { flags: HITS_STALE, ..answer() }]);
-        open(HITS_INTERLEAVED, 1, vec![answer()]);
+        open(HITS_INTERLEAVED | HITS_DISTURBED, 1, vec![answer()]);
         open(INTERLEAVED | HITS_TRUNCATED, 1, vec![answer()]);
         // It moved more than there is.
         open(INTERLEAVED, 1, vec![reading(12, 0, 0, &[(0, 3)])]);
         open(INTERLEAVED, 1, vec![reading(12, 0, 0, &[(1, 1)])]);
+    }
+
+    #[test]
+    fn a_task_that_was_switched_out_goes_by_what_was_read_meanwhile() {
+        let outer = || reading(10, 1, HITS_INTERLEAVED, &[(0, 2), (2, 1)]);
+        let answer = reading(12, 0, HITS_UNSWITCHED, &[(0, 1)]);
+        let settled = last(vec![answer.clone(), outer()]);
+        assert_eq!((moved(&settled), settled.flags), (vec![(0, 1), (2, 1)], 0));
+        // Another task's packet had begun before, and ended in it: its last pass has no reading that began in this one.
+        let early = |passed| HitsEvent { passed, ..reading(8, 1, HITS_INTERLEAVED, &[(0, 1)]) };
+        assert_eq!(last(vec![early(1), answer.clone(), outer()]).flags, 0);
+        assert_eq!(last(vec![answer.clone(), early(2), outer()]), outer());
+        // Two other tasks' packets took turns.
+        let (first, second) = (reading(11, 0, 0, &[(0, 1)]), reading(13, 1, HITS_INTERLEAVED, &[(2, 1)]));
+        let both = reading(10, 2, HITS_INTERLEAVED, &[(0, 2), (2, 2)]);
+        assert_eq!(last(vec![first, second, both.clone()]), both);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Deref};
 
-use tracer_common::records::{Hit, MAX_HITS, RuleHits};
+use tracer_common::records::{Head, Hit, MAX_HITS, RuleHits};
 
 use super::DecodeError;
 
@@ -15,11 +15,12 @@ pub struct HitsEvent {
     /// `HITS_*`.
     pub flags: u32,
     pub cpu: u32,
-    /// Number of the reading on its CPU, how many tables it is of, and how many passes of others lie in it
-    /// ([`RuleHits::opened`], [`RuleHits::tables`], [`RuleHits::others`]).
+    /// Number of the reading on its CPU, how many tables it is of, how many readings of others lie in it, and how many
+    /// passes ([`RuleHits::opened`], [`RuleHits::tables`], [`RuleHits::others`], [`RuleHits::passed`]).
     pub opened: u64,
     pub tables: u32,
     pub others: u32,
+    pub passed: u32,
     pub hits: Hits,
 }
 
@@ -87,7 +88,8 @@ impl Eq for Hits {}
 impl HitsEvent {
     pub(super) fn new(raw: &RuleHits) -> Result<Self, DecodeError> {
         let hits = Hits::new(raw.count, &raw.hits).ok_or(DecodeError::Value("count of rule hits"))?;
-        let RuleHits { head, flags, table, tables, opened, others, .. } = *raw;
-        Ok(Self { journey: head.journey, table, flags, cpu: head.cpu, opened, tables, others, hits })
+        let RuleHits { head, flags, table, tables, opened, others, passed, .. } = *raw;
+        let Head { journey, cpu, .. } = head;
+        Ok(Self { journey, table, flags, cpu, opened, tables, others, passed, hits })
     }
 }

@@ -220,7 +220,7 @@ fn rule_hits_come_through_up_to_their_count() {
         tables: 1,
         opened: 12,
         others: 5,
-        reserved: 0,
+        passed: 7,
         hits: [Hit::default(); MAX_HITS],
     };
     record.hits[1] = Hit { rule: 8, packets: 1 };
