@@ -99,15 +99,17 @@ fn a_nat_chain_behind_the_one_that_translates_does_not_judge() -> Result<()> {
     let (journey, _) = first_packet(&lab, to, true)?;
     let judged = journey["stages"].as_array().into_iter().flatten();
     let judged: Vec<&Value> = judged.filter(|stage| stage["hook"] == "prerouting").collect();
-    let names: Vec<&Value> = judged.iter().map(|stage| &stage["table"]).collect();
-    assert_eq!(names, ["early", "docker"], "{}", expect::pretty(&journey));
+    let chains: Vec<_> = judged.iter().map(|stage| (&stage["table"], &stage["priority"])).collect();
+    // The chain's own priority, not that of the engine that asks it.
+    let expected = [(&json!("early"), &json!(-110)), (&json!("docker"), &json!(-100))];
+    assert_eq!(chains, expected, "{}", expect::pretty(&journey));
     assert!(judged.iter().all(|stage| stage["exact"] == true), "{}", expect::pretty(&journey));
     assert_eq!(judged[1]["nat"], "dnat", "{}", expect::pretty(&journey));
     Ok(())
 }
 
-#[test]
 /// The same where the one that translates is not known for certain: that the other was not asked shows in its counters.
+#[test]
 fn a_legacy_nat_table_that_was_not_asked_did_not_translate() -> Result<()> {
     let lab = Lab::new(Topology::Routed)?;
     let host = lab.netns("host")?;

@@ -180,7 +180,7 @@ fn decided(
         family: index.family,
         table: index.name.clone(),
         chain: index.chains.get(base.0).map(|chain| chain.name.clone()),
-        priority: judge.priority,
+        priority: priority(judge),
         backend: Some(index.backend),
         verdict: walk.verdict.or((table.fate == Fate::Passed).then_some(Verdict::Accept)),
         decided_by: walk.decided_by(),
@@ -227,7 +227,7 @@ fn follow_mapping(
         family,
         table: name,
         chain: named.map(|named| named.chain),
-        priority: judge.priority,
+        priority: priority(judge),
         backend,
         verdict: Some(Verdict::Accept),
         decided_by: Some(DecidedBy::Mapping),
@@ -240,6 +240,12 @@ fn follow_mapping(
         before,
         after,
     })
+}
+
+/// The base chain's own. The NAT engine, which asks the chains of type nat, is hooked at one of its own.
+fn priority(judge: &Judge) -> i32 {
+    let base = judge.table.as_ref().and_then(|(index, base)| index.chains.get(base.0)?.base.as_ref());
+    base.map_or(judge.priority, |base| base.priority)
 }
 
 /// The base chain that judges there, by the kernel's word or that of its tools.
