@@ -1,6 +1,6 @@
 //! What is not expected of a kernel that does not describe nftables' types: which rule of nft judged, and whether a rule or
 //! the policy did; so what was found of a drop by nft, too. Tables, verdicts and translations are expected all the same, a
-//! REJECT as the drop that it is.
+//! REJECT as the drop that it is. Of a packet in a queue it is not expected which queue that is.
 
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ pub fn told_here(mut pattern: Value, backend: Backend) -> Value {
 
 /// Takes the rules of nft out of a journey's pattern; `backend` is that of stages that do not name theirs.
 pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
-    let mut refused = false;
+    let (mut refused, mut queued) = (false, false);
     // Whether the last of them or what came behind it dropped the packet, its rules would tell.
     let died = pattern["outcome"]["result"] == "dropped";
     let last = pattern.get_mut("stages").and_then(Value::as_array_mut).and_then(|stages| stages.last_mut());
@@ -40,6 +40,7 @@ pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
             if let Some(nat) = stage.get_mut("nat") {
                 *nat = as_rewriting(nat);
             }
+            queued |= stage.get("verdict").is_some_and(|verdict| verdict == "queue");
             if let Some(verdict) = stage.get_mut("verdict").filter(|verdict| is_refusal(verdict)) {
                 *verdict = "drop".into();
                 refused |= list == "stages";
@@ -48,6 +49,10 @@ pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
     }
     if let Some(keys) = pattern.as_object_mut().filter(|_| refused) {
         keys.remove("findings");
+    }
+    let found = pattern.get_mut("findings").and_then(Value::as_array_mut).into_iter().flatten();
+    for finding in found.filter(|_| queued).filter_map(Value::as_object_mut) {
+        finding.remove("summary");
     }
 }
 
@@ -87,5 +92,15 @@ mod tests {
         let expected = json!({"stages": [
             {"hook": "input", "verdict": "drop"}, {"hook": "input", "backend": "iptables-legacy", "rules": []}]});
         assert_eq!(pattern, expected);
+    }
+
+    #[test]
+    fn which_queue_only_the_rule_tells() {
+        let queued = json!({"hook": "forward", "verdict": "queue"});
+        let finding = json!({"code": "dropped-by-kernel", "summary": "~queue 3", "fix": "~bypass"});
+        let mut pattern = json!({"findings": [finding], "stages": [queued]});
+        without_nft_rules(&mut pattern, Backend::Nft);
+        let less = json!({"code": "dropped-by-kernel", "fix": "~bypass"});
+        assert_eq!(pattern, json!({"findings": [less], "stages": [queued]}));
     }
 }

@@ -2,6 +2,7 @@
 
 mod judgement;
 mod mapping;
+mod queue;
 mod reject;
 mod table;
 mod traced;
@@ -95,6 +96,7 @@ impl Attributor {
             notes,
         };
         reject::complete(&mut journey);
+        queue::complete(&mut journey);
         journey
     }
 

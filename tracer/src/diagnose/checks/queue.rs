@@ -59,6 +59,7 @@ pub(super) fn explain(case: &Case<'_>) -> Option<InQueue> {
         Some(queues) if queues.iter().any(|queue| queue.overflowed > 0) => {
             ("which was full: the program that reads it does not keep up", FULL)
         }
+        None if all.is_some_and(Vec::is_empty) => ("and no program reads any queue", NO_READER),
         _ => ("and either no program reads that queue, or it was full", NO_READER),
     };
     Some(InQueue { why: format!("{rule} hands it to {name}, {why}"), fix, evidence })

@@ -168,17 +168,35 @@ fn what_judges_on_the_way_out_of_a_device_is_listed() {
 const QUEUEING: &str = "-A FORWARD -p tcp -j NFQUEUE --queue-num 5";
 
 fn queued(location: &str, queues: Option<Vec<NfQueue>>) -> Finding {
+    queued_by(vec![rule("FORWARD", 1, QUEUEING)], location, queues)
+}
+
+/// Without rules, it is not certain which it was.
+fn queued_by(rules: Vec<MatchedRule>, location: &str, queues: Option<Vec<NfQueue>>) -> Finding {
     Lab::tcp(CLIENT, "10.2.0.2:22")
         .comes_in("c0")
         .routed(254, "br0", "unicast")
         .stage(Hook::Forward, "filter", |stage| {
             stage.verdict = Some(Verdict::Queue);
-            stage.decided_by = Some(DecidedBy::Rule);
-            stage.rules = vec![rule("FORWARD", 1, QUEUEING)];
+            stage.exact = !rules.is_empty();
+            stage.decided_by = stage.exact.then_some(DecidedBy::Rule);
+            stage.rules = rules;
         })
         .dropped("NOT_SPECIFIED", location)
         .edit(|lab| lab.settings.queues = queues)
         .only("dropped-by-kernel")
+}
+
+#[test]
+fn where_no_queue_is_read_any_rule_hands_it_to_nobody() {
+    let summary = |queues| queued_by(Vec::new(), "nf_queue", queues).summary;
+    let nobody = "table filter hands it to a queue, and no program reads any queue.";
+    assert!(summary(Some(Vec::new())).contains(nobody), "{}", summary(Some(Vec::new())));
+    let one = NfQueue { number: 4, reader: 4711, waiting: 0, overflowed: 0 };
+    for unsure in [Some(vec![one]), None] {
+        let said = summary(unsure);
+        assert!(said.contains("hands it to a queue, and either no program reads that queue"), "{said}");
+    }
 }
 
 #[test]
