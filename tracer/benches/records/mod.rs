@@ -91,7 +91,7 @@ impl Writer {
         hits[0] = Hit { rule: 1, packets: 1 };
         let head = self.head(Kind::RuleHits);
         let opened = self.records.len() as u64;
-        let (flags, count, tables, others, reserved) = (0, 1, 1, 0, 0);
+        let (flags, count, tables, others, passed) = (0, 1, 1, 0, 1);
         self.records.push(bytes(&RuleHits {
             head,
             flags,
@@ -100,7 +100,7 @@ impl Writer {
             tables,
             opened,
             others,
-            reserved,
+            passed,
             hits,
         }));
     }
