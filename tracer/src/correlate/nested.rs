@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use tracer_common::records::{HITS_DISTURBED, HITS_INTERLEAVED, HITS_UNSURE, HITS_UNSWITCHED};
+use tracer_common::records::{HITS_AT_DROP, HITS_DISTURBED, HITS_INTERLEAVED, HITS_UNSURE, HITS_UNSWITCHED};
 
 use crate::decode::{Hits, HitsEvent};
 
@@ -67,9 +67,12 @@ fn own_hits(reading: &HitsEvent, log: &VecDeque<HitsEvent>) -> Option<Hits> {
     Some(rest)
 }
 
-/// Whether `other` began before `reading` and ended in it.
+/// Whether `other` began before `reading` and ended in it. A packet's reading of one gap ends with the pass with which
+/// that of the next begins; where it died, there was none.
 fn ends_within(other: &HitsEvent, reading: &HitsEvent) -> bool {
-    other.opened < reading.opened && other.opened.saturating_add(u64::from(other.passed)) >= reading.opened
+    let died = other.flags & HITS_AT_DROP != 0;
+    let ended = other.opened.saturating_add(u64::from(other.passed) + u64::from(died));
+    other.opened < reading.opened && ended > reading.opened
 }
 
 /// Whether these records are all of so many readings: a record a table, with one number.
@@ -85,9 +88,7 @@ fn is_complete<'e>(records: impl Iterator<Item = &'e HitsEvent>, readings: u32) 
 mod tests {
     use super::*;
     use crate::decode::{Event, decode};
-    use tracer_common::records::{
-        HITS_AT_DROP, HITS_STALE, HITS_TRUNCATED, Head, Hit, Kind, MAX_HITS, RuleHits,
-    };
+    use tracer_common::records::{HITS_STALE, HITS_TRUNCATED, Head, Hit, Kind, MAX_HITS, RuleHits};
 
     const CPU: u32 = 1;
     const INTERLEAVED: u32 = HITS_INTERLEAVED | HITS_UNSWITCHED;
@@ -172,9 +173,13 @@ mod tests {
         let settled = last(vec![answer.clone(), outer()]);
         assert_eq!((moved(&settled), settled.flags), (vec![(0, 1), (2, 1)], 0));
         // Another task's packet had begun before, and ended in it: its last pass has no reading that began in this one.
-        let early = |passed| HitsEvent { passed, ..reading(8, 1, HITS_INTERLEAVED, &[(0, 1)]) };
-        assert_eq!(last(vec![early(1), answer.clone(), outer()]).flags, 0);
-        assert_eq!(last(vec![answer.clone(), early(2), outer()]), outer());
+        let early = |passed, flags| HitsEvent { passed, ..reading(8, 1, flags, &[(0, 1)]) };
+        let died = HITS_INTERLEAVED | HITS_AT_DROP;
+        assert_eq!(last(vec![answer.clone(), early(3, HITS_INTERLEAVED), outer()]), outer());
+        assert_eq!(last(vec![answer.clone(), early(2, died), outer()]), outer());
+        // That ended before it, and this packet's own of the tables before.
+        assert_eq!(last(vec![early(1, died), answer.clone(), outer()]).flags, 0);
+        assert_eq!(last(vec![early(2, HITS_INTERLEAVED), answer.clone(), outer()]).flags, 0);
         // Two other tasks' packets took turns.
         let (first, second) = (reading(11, 0, 0, &[(0, 1)]), reading(13, 1, HITS_INTERLEAVED, &[(2, 1)]));
         let both = reading(10, 2, HITS_INTERLEAVED, &[(0, 2), (2, 2)]);
