@@ -40,7 +40,7 @@ pub(super) fn without_nft_rules(pattern: &mut Value, backend: Backend) {
             if let Some(nat) = stage.get_mut("nat") {
                 *nat = as_rewriting(nat);
             }
-            queued |= stage.get("verdict").is_some_and(|verdict| verdict == "queue");
+            queued |= list == "stages" && stage.get("verdict").is_some_and(|verdict| verdict == "queue");
             if let Some(verdict) = stage.get_mut("verdict").filter(|verdict| is_refusal(verdict)) {
                 *verdict = "drop".into();
                 refused |= list == "stages";

@@ -56,7 +56,7 @@ fn own_hits(reading: &HitsEvent, log: &VecDeque<HitsEvent>) -> Option<Hits> {
         if other.opened >= earliest {
             continue;
         }
-        // What passed while this one's task was switched out may reach beyond it.
+        // What passed while this one's task was switched out, or its counters were read, may reach beyond it.
         let reached = other.flags & (HITS_INTERLEAVED | HITS_UNSWITCHED) == HITS_INTERLEAVED;
         if reached || other.flags & HITS_UNSURE != 0 {
             return None;
