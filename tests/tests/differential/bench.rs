@@ -161,6 +161,7 @@ impl Bench {
         let mut kept = Vec::new();
         for packet in packets {
             kept.push(packet.send(&self.lab).with_context(|| format!("{packet:?}"))?);
+            self.told.take()?;
         }
         drop(kept);
         self.settle()

@@ -68,8 +68,16 @@ impl Told {
         }
     }
 
-    /// Everything that the kernel has told up to now.
+    /// Everything that the kernel has told up to now; twice nothing new of a walk ends it.
     pub(crate) fn listen(&mut self) -> Result<()> {
+        self.take()?;
+        // The last line of a walk does not say so: but for a packet that is under way just now, it was the last.
+        self.end_where(|group| std::mem::replace(&mut group.still, true));
+        Ok(())
+    }
+
+    /// Makes room for more: what waits to be read fills up the witness's sockets.
+    pub(crate) fn take(&mut self) -> Result<()> {
         for event in self.witness.wait(Duration::ZERO)? {
             match event {
                 TraceEvent::Nft(step) => self.nft(step),
@@ -78,8 +86,6 @@ impl Told {
                 TraceEvent::Lost => bail!("the witness lost events: send less"),
             }
         }
-        // The last line of a walk does not say so: but for a packet that is under way just now, it was the last.
-        self.end_where(|group| std::mem::replace(&mut group.still, true));
         Ok(())
     }
 
