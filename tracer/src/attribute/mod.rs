@@ -10,6 +10,8 @@ mod unread;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub(crate) use self::queue::UNTAKEN_IN;
+
 use self::mapping::Mappings;
 use crate::{
     correlate::{Draft, DraftStage, DraftTable, TimedStage},

@@ -83,6 +83,8 @@ impl Group {
                 ("tracer", "rule_texts"),
                 ("tracer", "nftrace"),
                 ("tests", "rule_probes"),
+                ("tests", "uncounted"),
+                ("tests", "edges"),
             ],
             Self::Scenarios => &[("tests", "scenarios")],
             Self::Docker => &[("tests", "docker")],

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::{
+    attribute::UNTAKEN_IN,
     enrich::NfQueue,
     model::{NetfilterStage, Verdict},
 };
@@ -33,7 +34,7 @@ pub(super) fn explain(case: &Case<'_>) -> Option<InQueue> {
     let stage = leg.netfilter().next_back();
     let refused = REFUSED_IN.iter().any(|place| case.location_has(place));
     let queued = stage.is_some_and(|stage| stage.verdict == Some(Verdict::Queue));
-    let untaken = queued && case.location_has("nf_queue");
+    let untaken = queued && case.location_has(UNTAKEN_IN);
     if !refused && !untaken {
         return None;
     }
