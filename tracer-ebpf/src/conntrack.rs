@@ -15,6 +15,8 @@ use crate::{
 const INFO_MASK: u64 = 7;
 /// `IP_CT_NEW`.
 pub(crate) const INFO_NEW: u8 = 2;
+/// `IP_CT_IS_REPLY`.
+const INFO_REPLY: u32 = 3;
 /// `IPS_CONFIRMED`: the entry is in the table, its first packet has passed.
 pub(crate) const CONFIRMED: u32 = 1 << 3;
 
@@ -36,6 +38,12 @@ pub(crate) fn split(nfct: u64) -> Entry {
         return Entry { address: 0, info: CONNTRACK_NONE };
     }
     Entry { address: nfct & !INFO_MASK, info: (nfct & INFO_MASK) as u8 }
+}
+
+/// Whether a packet with this info goes the other way than its connection's first.
+#[inline(always)]
+pub(crate) fn is_reply(info: u32) -> bool {
+    info >= INFO_REPLY && info != CONNTRACK_NONE as u32
 }
 
 /// The entry of a packet.

@@ -169,6 +169,9 @@ pub(crate) extern "C" fn emit_sight(
     let entry = conntrack::of(&mut reader, skb);
     let status = if entry.address == 0 { 0 } else { conntrack::status(&mut reader, entry.address) };
     let (journey, flags) = (track.journey, track.flags);
+    if entry.address != 0 {
+        track.conntrack_info = entry.info as u32;
+    }
     if entry.address != 0
         && (entry.address != track.conntrack || status != track.conntrack_status)
         // What finds no room is said again at the next sight.

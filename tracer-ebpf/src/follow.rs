@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::BPF_RB_AVAIL_DATA,
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_ringbuf_query},
 };
-use tracer_common::{counters::Counter, tuple::Tuple};
+use tracer_common::{counters::Counter, records::CONNTRACK_NONE, tuple::Tuple};
 
 use crate::{
     conntrack,
@@ -109,7 +109,7 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
         conntrack_status: 0,
         flags,
         priority: 0,
-        reserved: 0,
+        conntrack_info: CONNTRACK_NONE as u32,
         device_in: 0,
         device_out: 0,
     };
@@ -126,7 +126,8 @@ pub(crate) fn start(skb: u64, headers: &Headers, flags: u32) -> Option<&'static 
 /// Whether the `sk_buff` that was followed as `track`, its headers read into `headers`, is still that packet. The stack
 /// frees some packets without a word (`__kfree_skb`: an acknowledgement that TCP has taken), and the address may serve any
 /// other by now, of netlink for instance. A packet in a tunnel has the headers of another protocol before its own; of two
-/// that carry no others, one is not the other's. Conntrack may change the numbers of a TCP segment (`nf_ct_seq_adjust`).
+/// that carry no others, one is not the other's. Conntrack may change the numbers of a TCP segment (`nf_ct_seq_adjust`), but
+/// makes none of one direction a segment of the other.
 #[inline(never)]
 pub(crate) fn is_same(skb: u64, track: &Track, headers: &Headers) -> bool {
     if headers.identity == track.identity {
@@ -136,9 +137,15 @@ pub(crate) fn is_same(skb: u64, track: &Track, headers: &Headers) -> bool {
     let is_ip = protocol == IP || protocol == IP6;
     let (now, then) = (headers.tuple.protocol, (track.identity >> PROTOCOL_SHIFT) as u8);
     if now == then {
-        return is_ip
-            && track.conntrack != 0
-            && conntrack::of(&mut Reader::new(), skb).address == track.conntrack;
+        if !is_ip
+            || track.conntrack == 0
+            || (headers.identity ^ track.identity) & headers::NEVER_ADJUSTED != 0
+        {
+            return false;
+        }
+        let entry = conntrack::of(&mut Reader::new(), skb);
+        return entry.address == track.conntrack
+            && conntrack::is_reply(entry.info as u32) == conntrack::is_reply(track.conntrack_info);
     }
     is_ip && (carries(now) || carries(then))
 }

@@ -239,6 +239,10 @@ pub(crate) fn transport_fields(words: &[u32; 4], into: &mut Headers) {
 /// Where the transport protocol stands in [`Headers::identity`]; nothing else touches these eight bits.
 pub(crate) const PROTOCOL_SHIFT: u32 = 40;
 
+/// What of [`Headers::identity`] stays where conntrack or a helper rewrites a segment: IPv4's identification, and the TCP flags
+/// but for those of ECN (which the target of that name takes off).
+pub(crate) const NEVER_ADJUSTED: u64 = 0x3fff << 48;
+
 /// Whether the transport header starts with two port numbers.
 #[inline(always)]
 pub(crate) fn has_ports(protocol: u8) -> bool {

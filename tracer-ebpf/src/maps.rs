@@ -161,7 +161,10 @@ pub(crate) struct Track {
     pub(crate) flags: u32,
     /// Priority of the netfilter probe that the packet is at, for the program that the probe hands over to.
     pub(crate) priority: i32,
-    pub(crate) reserved: u32,
+    /// `enum ip_conntrack_info` where it was seen last; [`CONNTRACK_NONE`] without an entry.
+    ///
+    /// [`CONNTRACK_NONE`]: tracer_common::records::CONNTRACK_NONE
+    pub(crate) conntrack_info: u32,
     /// Device by which it was seen to come in last, 0 when it has been seen elsewhere since.
     pub(crate) device_in: u64,
     /// Device that a tcx program saw it leave by last, 0 when it has been seen elsewhere since.

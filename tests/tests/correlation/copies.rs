@@ -93,10 +93,10 @@ fn listen(group: Ipv4Addr, ours: Ipv4Addr) -> Result<UdpSocket> {
 }
 
 /// A running `tcpdump`; stopped when dropped.
-struct Tcpdump(Child);
+pub(super) struct Tcpdump(Child);
 
 impl Tcpdump {
-    fn start(netns: &Netns) -> Result<Self> {
+    pub(super) fn start(netns: &Netns) -> Result<Self> {
         let mut command: Command = netns.command("tcpdump")?;
         let child = command
             .args(["-U", "-n", "-i", "any", "-w", "/dev/null"])

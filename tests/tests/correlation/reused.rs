@@ -96,3 +96,33 @@ fn the_copy_that_ip_gets_beside_a_tap_is_its_own_packet() -> Result<()> {
     }
     Ok(())
 }
+
+/// The copies that tcpdump frees lie, often, where an acknowledgement was that TCP freed without a word, and are of the same
+/// connection: theirs is not that packet's end.
+#[test]
+fn a_taps_copy_of_a_reply_does_not_turn_another_packet_round() -> Result<()> {
+    const PORT: u16 = 47111;
+    const CONNECTIONS: usize = 12;
+    let lab = Lab::new(Topology::Routed)?;
+    let (client, host) = (lab.netns("client")?, lab.netns("host")?);
+    let rule = "-A FORWARD -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT";
+    ruleset::iptables(host, Backend::Nft, Family::Ipv4, rule)?;
+    let to = SocketAddr::new(lab.address("server", Family::Ipv4)?, PORT);
+    let _server = Server::tcp(lab.netns("server")?, to)?;
+    let _tcpdump = copies::Tcpdump::start(host)?;
+    // All namespaces: tracepoints stay on the devices.
+    let trace = Pathtrace::start(None, &["--every", "--all-netns", "--port", &PORT.to_string()])?;
+    for _ in 0..CONNECTIONS {
+        let (answer, _) = traffic::tcp(client, to, *LONG)?;
+        assert!(matches!(answer, Answer::Answered { .. }), "{answer:?}");
+    }
+    let closing = json!({"packet": {"source_port": PORT, "tcp_flags": "~F"}});
+    let report = stop_after(trace, &closing, CONNECTIONS)?;
+    let told = fitting(&report.lines, &json!({"conntrack": {"original": {}}}));
+    assert!(told.len() > CONNECTIONS * 5, "{} journeys of {CONNECTIONS} connections", told.len());
+    for journey in told {
+        let direction = if journey["packet"]["source_port"] == PORT { "reply" } else { "original" };
+        assert_eq!(journey["direction"], direction, "{}", expect::pretty(journey));
+    }
+    Ok(())
+}
