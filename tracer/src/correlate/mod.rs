@@ -354,6 +354,7 @@ impl Open {
         };
         let Some(device) = device else { return };
         self.hook = None;
+        self.input = None;
         self.note_fragmentation(sight, direction);
         if direction == DeviceDirection::Out {
             self.wait(Waiting::Departure, sight.raw.head.time);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     DraftStage, DraftTable,
     draft::{Surroundings, TimedStage},
-    open::{InGap, Open, Waiting},
+    open::{InGap, Input, Open, Waiting},
 };
 use crate::{
     decode::{DeviceName, SightEvent},
@@ -41,6 +41,10 @@ impl Open {
             let direction = DeviceDirection::In;
             let stage = DeviceStage { device, ifindex, direction, xdp: false, programs: Vec::new() };
             self.push(DraftStage::Device(stage));
+        }
+        let ifindex = sight.raw.in_ifindex;
+        if hook == Hook::Prerouting && self.input.is_none_or(|input| input.ifindex != ifindex) {
+            self.input = Some(Input { ifindex, time: sight.raw.head.time, at: self.stages.len() });
         }
         if self.hook != Some(hook) {
             self.enter_hook(sight, hook);
@@ -93,12 +97,35 @@ impl Open {
     /// A hook begins: the routing decision that led there comes first.
     fn enter_hook(&mut self, sight: &SightEvent, hook: Hook) {
         let from = self.hook.replace(hook);
+        // A bridged frame is routed nowhere, and netfilter sees it at the bridge all the same.
+        if matches!(hook, Hook::Input | Hook::Forward) && sight.raw.routed != 0 {
+            self.came_in(sight);
+        }
         match hook {
             Hook::Input | Hook::Forward | Hook::Output => self.routed(sight),
             // Rules of OUTPUT that change destination or mark have it routed once more (`ip_route_me_harder`).
             Hook::Postrouting if from == Some(Hook::Output) && self.is_rerouted(sight) => self.routed(sight),
             _ => self.routes.clear(),
         }
+    }
+
+    /// A device gave the packet to one above it (VLAN, bond, VRF, macvlan) where nobody looks: the hooks say which that was.
+    fn came_in(&mut self, sight: &SightEvent) {
+        let (ifindex, netns) = (sight.raw.in_ifindex, sight.raw.netns);
+        let last = self.stages.iter().rev().find_map(|timed| match &timed.stage {
+            DraftStage::Device(device) => Some((device.direction, device.ifindex, timed.netns)),
+            _ => None,
+        });
+        let Some(device) = sight.device_in() else { return };
+        if last.is_none_or(|last| last == (DeviceDirection::In, ifindex, netns)) {
+            return;
+        }
+        let here = Input { ifindex, time: sight.raw.head.time, at: self.stages.len() };
+        let input = self.input.filter(|input| input.ifindex == ifindex).unwrap_or(here);
+        let direction = DeviceDirection::In;
+        let stage = DeviceStage { device, ifindex, direction, xdp: false, programs: Vec::new() };
+        let stage = TimedStage { stage: DraftStage::Device(stage), time: input.time, netns };
+        self.stages.insert(input.at.min(self.stages.len()), stage);
     }
 
     /// The packet turned up behind the gap it was in.

@@ -61,6 +61,15 @@ pub(super) struct InGap {
     pub(super) around: Surroundings,
 }
 
+/// A packet came to PREROUTING with this device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input {
+    pub(super) ifindex: u32,
+    pub(super) time: u64,
+    /// How many stages came before.
+    pub(super) at: usize,
+}
+
 /// A journey under way.
 #[derive(Debug, Default)]
 pub(super) struct Open {
@@ -74,6 +83,8 @@ pub(super) struct Open {
     pub(super) pace: u64,
     pub(super) stages: Vec<TimedStage>,
     pub(super) hook: Option<Hook>,
+    /// With which device it came to PREROUTING last.
+    pub(super) input: Option<Input>,
     pub(super) gap: Option<InGap>,
     pub(super) hits: Vec<HitsEvent>,
     /// Of the gap in which it is.

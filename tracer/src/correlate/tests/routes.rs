@@ -103,3 +103,58 @@ fn a_lookup_before_any_hook_was_seen_is_told_of_a_packet_that_routing_drops() {
     trace.see(1, dropped(NOT_SPECIFIED, 0, tuple));
     assert!(routes(trace.only()).is_empty());
 }
+
+fn at(mut sight: SightEvent, ifindex: u32, device: &str) -> SightEvent {
+    sight.raw.in_ifindex = ifindex;
+    sight.raw.in_name = name(device);
+    sight
+}
+
+/// Devices and hooks, in order.
+fn way(draft: &Draft) -> Vec<String> {
+    let mut way = Vec::new();
+    for timed in &draft.stages {
+        let here = match &timed.stage {
+            DraftStage::Device(device) => device.device.clone(),
+            DraftStage::Table(table) => format!("{:?}", table.hook),
+            DraftStage::Route(_) => "route".to_owned(),
+            _ => continue,
+        };
+        way.push(here);
+    }
+    way
+}
+
+/// From eth0 through PREROUTING to FORWARD, where it has been routed, or is bridged.
+fn through(inputs: &[(u32, &str)], is_routed: bool) -> Trace {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    for (ifindex, device) in inputs {
+        trace.see(1, at(before(Hook::Prerouting, -101, tuple), *ifindex, device));
+        trace.see(1, at(before(Hook::Prerouting, -99, tuple), *ifindex, device));
+    }
+    let (ifindex, device) = *inputs.last().unwrap();
+    let forwarded = at(before(Hook::Forward, -1, tuple), ifindex, device);
+    trace.see(1, if is_routed { routed(forwarded, "eth1", INNER.0) } else { forwarded });
+    trace.see(1, at(before(Hook::Forward, 1, tuple), ifindex, device));
+    trace.see(1, went_out(tuple));
+    trace.see(1, consumed(tuple));
+    trace
+}
+
+#[test]
+fn a_device_above_the_one_it_came_in_by_is_told_where_the_hooks_first_say_it() {
+    let vlan = through(&[(5, "eth0.10")], true);
+    assert_eq!(way(vlan.only()), ["eth0", "eth0.10", "Prerouting", "route", "Forward", "eth1"]);
+    let vrf = through(&[(2, "eth0"), (6, "red")], true);
+    assert_eq!(way(vrf.only()), ["eth0", "Prerouting", "red", "Prerouting", "route", "Forward", "eth1"]);
+    let plain = through(&[(2, "eth0")], true);
+    assert_eq!(way(plain.only()), ["eth0", "Prerouting", "route", "Forward", "eth1"]);
+}
+
+#[test]
+fn a_bridged_frame_does_not_come_in_by_the_bridge() {
+    let bridged = through(&[(7, "br0")], false);
+    assert_eq!(way(bridged.only()), ["eth0", "Prerouting", "Forward", "eth1"]);
+}
