@@ -2,12 +2,12 @@
 //! passed. A journey whose cause may show only later (a reply that never comes) is held until then.
 
 mod around;
+mod devices;
 mod queue;
 mod rulesets;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,8 +23,8 @@ use super::scope::Scoped;
 use crate::{
     attach::Kernel,
     diagnose::{Case, Delivery, Flow, diagnose},
-    enrich::{Endpoint, NetnsPath, Surroundings},
-    model::{DeviceDirection, Journey, LocalSocket, StageKind, Verdict},
+    enrich::{Endpoint, NetnsPath},
+    model::{Journey, LocalSocket, StageKind, Verdict},
     netns::Namespace,
 };
 
@@ -244,7 +244,7 @@ impl Findings {
     fn look(&mut self, scoped: &Scoped, kernel: &Kernel, mut journey: Journey) -> Option<Journey> {
         let passed: BTreeSet<u32> = journey.stages.iter().map(|stage| stage.netns).collect();
         let surroundings: Vec<_> = passed.iter().filter_map(|netns| self.around.newest(*netns)).collect();
-        name_programs(&mut journey, &surroundings);
+        devices::tell(&mut journey, &surroundings);
         let mut rulesets: Vec<_> =
             passed.iter().filter_map(|netns| self.rulesets.ruleset(kernel, *netns)).collect();
         if let Some(netns) = refused_at_device(&journey) {
@@ -265,23 +265,6 @@ impl Findings {
                 None
             }
             _ => Some(journey),
-        }
-    }
-}
-
-/// Names who else judges packets on the devices that a journey passed.
-fn name_programs(journey: &mut Journey, surroundings: &[Arc<Surroundings>]) {
-    for stage in &mut journey.stages {
-        let StageKind::Device(device) = &mut stage.kind else { continue };
-        let around = surroundings.iter().find(|around| around.netns == stage.netns);
-        let link = around
-            .and_then(|around| around.network.known())
-            .and_then(|network| network.links.iter().find(|link| link.index == device.ifindex));
-        if let Some(link) = link {
-            device.programs = match device.direction {
-                DeviceDirection::In => link.programs.input.clone(),
-                DeviceDirection::Out => link.programs.output.clone(),
-            };
         }
     }
 }
