@@ -13,8 +13,8 @@ use crate::{
     glance::{IP, IP6},
     headers::{self, Headers, PROTOCOL_SHIFT, network_header},
     maps::{
-        self, BUCKET_COUNT, EVENTS, EVENTS_BUSY, FOLLOWED, HAND, Hand, JOURNEYS, REFUSED_AT, TRACKED, Track,
-        count,
+        self, BUCKET_COUNT, EVENTS, EVENTS_BUSY, EXPANDED, EXPANDS, FOLLOWED, HAND, Hand, JOURNEYS,
+        REFUSED_AT, TRACKED, Track, count,
     },
     read::{Reader, member},
 };
@@ -201,7 +201,30 @@ pub(crate) fn copied_from(skb: u64) -> Option<u64> {
     }
     let hand = in_hand()?;
     let buffer: u64 = member!(Reader::new(), skb, skb_head);
-    if hand.buffer == buffer && is_copy(skb) != 0 { Some(hand.skb) } else { None }
+    let may_be = hand.buffer == buffer || hand.buffer == EXPANDED;
+    if may_be && is_copy(skb) != 0 { Some(hand.skb) } else { None }
+}
+
+/// Whether the followed packet, which is being freed, goes on as a copy with more room in front (`skb_expand_head`,
+/// net/core/skbuff.c, 6.18): the next device sees that copy. `location` is who frees it.
+#[inline(always)]
+pub(crate) fn is_expanded(skb: u64, location: u64) -> bool {
+    let Some([start, end]) = EXPANDS.get(0).copied() else { return false };
+    if location < start || location >= end || !is_in_hand(skb) {
+        return false;
+    }
+    if let Some(hand) = HAND.get_ptr_mut(0) {
+        // SAFETY: a valid per-CPU map value.
+        unsafe { (*hand).buffer = EXPANDED };
+    }
+    true
+}
+
+/// Whether the packet in hand on this CPU goes on as a copy ([`is_expanded`]).
+#[inline(always)]
+pub(crate) fn awaits_copy() -> bool {
+    // SAFETY: a valid per-CPU map value.
+    HAND.get_ptr(0).is_some_and(|hand| unsafe { (*hand).buffer } == EXPANDED)
 }
 
 /// Whether this CPU has this very `sk_buff` in hand.

@@ -65,6 +65,11 @@ pub(crate) static SCOPE: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub(crate) static HAND: PerCpuArray<Hand> = PerCpuArray::with_max_entries(1, 0);
 
+/// Where `skb_expand_head` begins and ends, once user space knows: it goes on with a copy that has more room in front, and
+/// frees the packet.
+#[map]
+pub(crate) static EXPANDS: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
 /// The frame that XDP saw last on this CPU.
 #[map]
 pub(crate) static XDP_SEEN: PerCpuArray<XdpSeen> = PerCpuArray::with_max_entries(1, 0);
@@ -171,12 +176,15 @@ pub(crate) struct Track {
     pub(crate) device_out: u64,
 }
 
+/// No address of a buffer.
+pub(crate) const EXPANDED: u64 = 1;
+
 /// The packet last seen on a CPU.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Hand {
     pub(crate) skb: u64,
-    /// `sk_buff.head`, which copies share.
+    /// `sk_buff.head`, which copies share; [`EXPANDED`] when the packet goes on as a copy that has a buffer of its own.
     pub(crate) buffer: u64,
     pub(crate) journey: u64,
     pub(crate) tuple: Tuple,

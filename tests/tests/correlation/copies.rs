@@ -181,3 +181,36 @@ fn taps_change_nothing() -> Result<()> {
     assert_eq!(fitting(&report.lines, &syn).len(), 1, "a tap's copy is no second packet");
     Ok(())
 }
+
+/// A tunnel wants more room in front of an IPv6 packet than it has: the kernel goes on with a copy of another buffer, and frees
+/// the packet (`skb_expand_head`).
+#[test]
+fn a_packet_that_gets_more_room_in_front_goes_on_as_the_copy() -> Result<()> {
+    let types = KernelTypes::open(Path::new("/sys/kernel/btf"))?;
+    if tracepoints::freed(&types).consume_location == 0 {
+        eprintln!("not tested: this kernel does not say who frees a packet (before 6.3)");
+        return Ok(());
+    }
+    let lab = Lab::new(Topology::Routed)?;
+    let host = lab.netns("host")?;
+    let here = lab.topology().address("host", Family::Ipv4)?;
+    let there = lab.address("server", Family::Ipv4)?;
+    host.exec(&format!("ip link add vx type vxlan id 5 local {here} remote {there} dstport 4789"))?;
+    host.exec("ip link set dev vx up")?;
+    host.exec("ip addr add fd0a::1/64 dev vx nodad")?;
+    host.exec("ip neigh replace fd0a::2 lladdr 02:00:00:00:00:02 dev vx nud permanent")?;
+    let trace = Pathtrace::start(Some(host), &["--port", "7777"])?;
+    drop(traffic::lone_datagram(lab.netns("client")?, SocketAddr::new("fd0a::2".parse()?, PORT))?);
+    let sent = json!({"packet": {"destination_port": PORT}});
+    let report = stop_after(trace, &sent, 1)?;
+    let [journey] = all_of(&report, &sent, 1)[..] else { unreachable!("all_of counts") };
+    let pattern = json!({"stages": [{"device": "eth0", "direction": "in"}, {"kind": "route", "device": "vx"},
+                                    {"device": "vx", "direction": "out"}],
+                         "outcome": {"result": "forwarded", "device": "vx"}});
+    fits(journey, &pattern);
+    assert_eq!(
+        notes(journey),
+        ["vx is a tunnel (vxlan): it goes on inside another packet, with other addresses"]
+    );
+    Ok(())
+}

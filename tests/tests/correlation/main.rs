@@ -8,6 +8,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
 };
@@ -29,6 +30,7 @@ use tests::{
     traffic::{self, Answer, LONG, SHORT, Server},
     wait,
 };
+use tracer::kernel::{KernelTypes, tracepoints};
 
 const PORT: u16 = 7777;
 const FROM: u16 = 5555;

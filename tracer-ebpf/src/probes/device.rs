@@ -202,11 +202,15 @@ pub(crate) fn device_out(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Whether this is a copy of the packet in hand, which is said of that one. Whatever was followed at its address was freed
-/// without a word.
+/// Whether this is a copy of the packet in hand, which is said of that one, unless that one goes on as this. Whatever was
+/// followed at its address was freed without a word.
 #[inline(always)]
 fn sent_copy(skb: u64, device: u64) -> bool {
     let Some(original) = follow::copied_from(skb) else { return false };
+    if follow::awaits_copy() {
+        follow::go_on_as(original, skb);
+        return false;
+    }
     if let Some(track) = follow::find(original) {
         sent(skb, track, device, SIGHT_COPY);
     }

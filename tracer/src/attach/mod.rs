@@ -29,7 +29,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun},
 };
 use tracer_common::{counters::Counter, settings::Settings};
@@ -144,12 +144,14 @@ impl Kernel {
         let readings = Readings::new(&mut ebpf)?;
         let says = verbose && edition == object::Edition::Current;
         let diagnostics = says.then(|| Diagnostics::take(&mut ebpf)).transpose()?;
+        let symbols = symbols()?;
+        write_expands(&mut ebpf, &symbols)?;
         Ok(Self {
             probes,
             rule_probes: None,
             peek,
             types,
-            symbols: symbols()?.into(),
+            symbols: symbols.into(),
             nameless: BTreeSet::new(),
             possible_cpus: offsets.possible(),
             readings,
@@ -330,6 +332,14 @@ impl Kernel {
             PerCpuArray::try_from(self.ebpf.map("COUNTERS").context("kernel object: no map COUNTERS")?)?;
         Ok(map.get(&(counter as u32), 0)?.iter().sum())
     }
+}
+
+/// Where a packet goes on as a copy; nothing where the kernel has no such function, or hides where.
+fn write_expands(ebpf: &mut Ebpf, symbols: &Symbols) -> Result<()> {
+    let Some(range) = symbols.range_of("skb_expand_head") else { return Ok(()) };
+    let mut map: Array<_, [u64; 2]> =
+        Array::try_from(ebpf.map_mut("EXPANDS").context("kernel object: no map EXPANDS")?)?;
+    Ok(map.set(0, range, 0)?)
 }
 
 fn write_offsets(ebpf: &mut Ebpf, offsets: &CpuOffsets) -> Result<()> {

@@ -82,6 +82,14 @@ impl Symbols {
         found.all(|other| other == address).then_some(address)
     }
 
+    /// Where a function begins, and where what follows it does; `None` as [`Self::address_of`], and for the last one.
+    #[must_use]
+    pub fn range_of(&self, name: &str) -> Option<[u64; 2]> {
+        let start = self.address_of(name)?;
+        let after = self.entries.partition_point(|entry| entry.address <= start);
+        Some([start, self.entries.get(after)?.address])
+    }
+
     fn name(&self, entry: &Entry) -> &str {
         &self.text[entry.start as usize..entry.start as usize + usize::from(entry.length)]
     }
@@ -152,6 +160,12 @@ mod tests {
         assert_eq!(symbols.address_of("nf_hook_slow"), Some(0xffff_ffff_8100_0200));
         assert_eq!(symbols.address_of("twice"), None);
         assert_eq!(symbols.address_of("missing"), None);
+        let range = symbols.range_of("nf_hook_slow");
+        assert!(
+            range.is_some_and(|[start, end]| start == 0xffff_ffff_8100_0200 && end > start),
+            "{range:x?}"
+        );
+        assert_eq!(symbols.range_of("missing"), None);
     }
 
     #[test]
