@@ -158,6 +158,8 @@ kernel_layout! {
     sock_daddr: "sock"."__sk_common.skc_daddr",
     sock_v6_rcv_saddr: "sock"."__sk_common.skc_v6_rcv_saddr",
     sock_v6_daddr: "sock"."__sk_common.skc_v6_daddr",
+    sock_socket: "sock"."sk_socket",
+    socket_inode: "socket_alloc"."vfs_inode.i_ino",
     task_nsproxy: "task_struct"."nsproxy",
     nsproxy_net: "nsproxy"."net_ns",
     task_nvcsw: "task_struct"."nvcsw",

@@ -308,11 +308,13 @@ pub struct SocketEvent {
     pub head: Head,
     /// Address of the `sock`.
     pub sock: u64,
+    /// Its inode in sockfs, by which user space knows it; 0 where it has none (a connection that is not accepted yet).
+    pub inode: u64,
     /// The socket's local end as source, its peer (0 when unconnected) as destination.
     pub tuple: Tuple,
 }
 
-const _: () = assert!(size_of::<SocketEvent>() == 72);
+const _: () = assert!(size_of::<SocketEvent>() == 80);
 
 /// [`RulePart::when`]: right before the expression is evaluated; nothing is known of what comes of it.
 pub const PART_REACHED: u32 = 0;

@@ -21,6 +21,7 @@ fn took(journey: u64, sock: u64) -> i32 {
         let mut reader = Reader::new();
         event.head = head(Kind::Socket, journey);
         event.sock = sock;
+        event.inode = inode(&mut reader, sock);
         event.tuple.source_port = member!(reader, sock, sock_num);
         let peer: u16 = member!(reader, sock, sock_dport);
         event.tuple.destination_port = u16::from_be(peer);
@@ -36,6 +37,13 @@ fn took(journey: u64, sock: u64) -> i32 {
         }
     });
     0
+}
+
+/// `SOCK_INODE(sk->sk_socket)->i_ino` (include/net/sock.h): a `struct socket` begins its `struct socket_alloc`.
+#[inline(always)]
+fn inode(reader: &mut Reader, sock: u64) -> u64 {
+    let socket: u64 = member!(reader, sock, sock_socket);
+    if socket == 0 { 0 } else { member!(reader, socket, socket_inode) }
 }
 
 #[inline(always)]

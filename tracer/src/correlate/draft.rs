@@ -1,6 +1,6 @@
 //! A finished journey whose rules, sockets and causes are not looked up yet.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use tracer_common::{records::SIGHT_UNREADABLE, tuple as raw};
 
@@ -108,6 +108,8 @@ pub struct Draft {
     /// Local port of the socket that took it, where an event said so: TPROXY delivers to another port than the
     /// packet names.
     pub socket_port: Option<u16>,
+    /// Inode of the first socket that took it and has one.
+    pub socket_inode: Option<NonZeroU64>,
 }
 
 /// `IP_CT_IS_REPLY`, `IP_CT_UNTRACKED` (include/uapi/linux/netfilter/nf_conntrack_common.h).
@@ -148,6 +150,7 @@ impl Open {
             notes: self.notes,
             netns: self.netns,
             last_tuple: self.tuple.unwrap_or(tuple),
+            socket_inode: self.socket_inode,
             socket_port: self.socket_port.or_else(|| self.socket.map(|socket| socket.tuple.source_port)),
         })
     }

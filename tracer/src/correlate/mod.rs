@@ -125,6 +125,7 @@ impl Correlator {
                 if !open.sockets.contains(&socket.sock) {
                     open.sockets.push(socket.sock);
                 }
+                open.socket_inode = open.socket_inode.or(socket.inode);
                 open.socket.get_or_insert(socket);
             }),
         }

@@ -1,6 +1,6 @@
 //! A journey under way.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use crate::{
     decode::{HitsEvent, PartEvent, RouteEvent, SightEvent, SocketTaken, TuplesEvent},
@@ -108,6 +108,8 @@ pub(super) struct Open {
     pub(super) socket: Option<SocketTaken>,
     /// Local port of the socket attached to the packet while INPUT judged it.
     pub(super) socket_port: Option<u16>,
+    /// Inode of the first socket that took it and has one.
+    pub(super) socket_inode: Option<NonZeroU64>,
     /// Every `sock` that took it.
     pub(super) sockets: Vec<u64>,
     /// Devices that copies of it were handed to.

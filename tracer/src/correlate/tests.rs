@@ -8,6 +8,8 @@ mod program;
 mod routes;
 mod xdp;
 
+use std::num::NonZeroU64;
+
 use tracer_common::tuple::Tuple;
 
 use self::build::*;
@@ -167,13 +169,19 @@ fn a_packet_freed_behind_input_was_delivered() {
 fn a_socket_that_took_it_has_three_milliseconds_to_refuse() {
     let mut trace = Trace::new();
     trace.reach_input_end(1);
-    let taken = |time| SocketTaken { journey: 1, time, sock: 1, tuple: tcp(PUBLISHED, CLIENT) };
+    let taken = |time| SocketTaken {
+        journey: 1,
+        time,
+        sock: 1,
+        inode: NonZeroU64::new(5),
+        tuple: tcp(PUBLISHED, CLIENT),
+    };
     trace.event(Event::Socket(taken(trace.time)));
     trace.wait(3 * MILLISECOND - 1);
     assert!(trace.output.closed.is_empty());
     trace.wait(3 * MILLISECOND);
     assert_eq!(trace.only().outcome.result, OutcomeKind::Delivered);
-    assert_eq!(trace.only().socket_port, Some(80));
+    assert_eq!((trace.only().socket_port, trace.only().socket_inode), (Some(80), NonZeroU64::new(5)));
     assert_eq!(trace.output.forget, [Forget { skb: SKB, journey: 1 }]);
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU64,
 };
 
 use tracer_common::{
@@ -339,12 +340,20 @@ pub struct SocketTaken {
     pub time: u64,
     /// Address of the `sock`.
     pub sock: u64,
+    /// Its inode, where it has one.
+    pub inode: Option<NonZeroU64>,
     /// Local end as source, peer as destination.
     pub tuple: raw::Tuple,
 }
 
 impl SocketTaken {
     pub(super) fn new(raw: &SocketEvent) -> Self {
-        Self { journey: raw.head.journey, time: raw.head.time, sock: raw.sock, tuple: raw.tuple }
+        Self {
+            journey: raw.head.journey,
+            time: raw.head.time,
+            sock: raw.sock,
+            inode: NonZeroU64::new(raw.inode),
+            tuple: raw.tuple,
+        }
     }
 }

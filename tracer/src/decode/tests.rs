@@ -205,9 +205,9 @@ fn tuples_and_sockets_come_through() {
     assert_eq!((event.journey, event.time, event.conntrack), (77, 1_234, 5));
     assert_eq!((event.original, event.reply), (original, reply));
 
-    let record = SocketEvent { head: head(Kind::Socket), sock: 9, tuple: reply };
+    let record = SocketEvent { head: head(Kind::Socket), sock: 9, inode: 0, tuple: reply };
     let Ok(Event::Socket(event)) = decoded(&record) else { panic!("a socket") };
-    assert_eq!((event.journey, event.time, event.tuple), (77, 1_234, reply));
+    assert_eq!((event.journey, event.time, event.inode, event.tuple), (77, 1_234, None, reply));
 }
 
 #[test]
