@@ -13,7 +13,7 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use tracer::{
-    enrich::{Endpoint, NetnsPath, Question, Reader, Roots, RouteKind, Surroundings},
+    enrich::{Endpoint, Lookup, NetnsPath, Question, Reader, Roots, RouteKind, Surroundings},
     model::Protocol,
 };
 
@@ -90,16 +90,17 @@ fn listeners_of_another_namespace_are_found_with_their_process() {
     let surroundings = space.read();
     let sockets = surroundings.sockets.known().expect("sockets are readable");
     let peer = end("127.0.0.1", 40000);
-    let found =
-        sockets.find(Protocol::TCP, end("127.0.0.1", space.tcp), peer).expect("the listener is found");
+    let find =
+        |protocol, local, peer| sockets.takers(&Lookup { protocol, local, peer, arrival: None }).shown();
+    let found = find(Protocol::TCP, end("127.0.0.1", space.tcp), peer).expect("the listener is found");
     assert_eq!(found.local, format!("127.0.0.1:{}", space.tcp));
     assert_eq!(found.pid, Some(std::process::id()));
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
     assert_eq!(found.process.as_deref(), Some(comm.trim_end()));
     // A wildcard IPv6 socket takes IPv4 too.
-    let udp = sockets.find(Protocol::UDP, end("10.7.0.1", space.udp), end("10.7.0.9", 1)).unwrap();
+    let udp = find(Protocol::UDP, end("10.7.0.1", space.udp), end("10.7.0.9", 1)).unwrap();
     assert_eq!((udp.local, udp.pid), (format!("[::]:{}", space.udp), Some(std::process::id())));
-    assert_eq!(sockets.find(Protocol::TCP, end("10.7.0.1", space.tcp), peer), None);
+    assert_eq!(find(Protocol::TCP, end("10.7.0.1", space.tcp), peer), None);
     // The namespace of the test itself has no such socket.
     let here = NetnsPath::current();
     let own = Reader::new(Roots::default()).surroundings(here.inode().unwrap(), &here, Instant::now());

@@ -60,6 +60,8 @@ impl Host {
                 devices: [("docker0".to_owned(), device)].into(),
                 bridge_calls_iptables: Some(true),
                 bridge_calls_ip6tables: Some(true),
+                tcp_l3mdev_accept: None,
+                udp_l3mdev_accept: None,
                 conntrack: Some(ConntrackUse { count: 10, max: 1000, dropped: Some(0) }),
                 queues: None,
             },

@@ -1,6 +1,6 @@
 //! Readers of the system around a packet: sockets and their owners, settings, routes, names. Each part of
 //! [`Surroundings`] says when it was read, or why it could not be; none changes anything, not even by having the
-//! kernel load a module (which is why sockets come from `/proc/net` and not from sock_diag).
+//! kernel load a module (which is why sockets come from `/proc/net`, and from sock_diag only what it can tell at once).
 
 mod containers;
 mod docker;
@@ -28,7 +28,7 @@ pub use owners::{Owner, Owners};
 pub use queues::NfQueue;
 pub use reader::Reader;
 pub use rtnetlink::xdp_on;
-pub use sockets::{Endpoint, SocketEntry, SocketState, Sockets};
+pub use sockets::{Arrival, Endpoint, Limits, Lookup, SocketEntry, SocketState, Sockets, Takers};
 pub use sysctl::{ConntrackUse, DeviceSettings, Settings};
 
 use std::sync::Arc;

@@ -37,6 +37,10 @@ pub struct Settings {
     /// `net.bridge.bridge-nf-call-iptables`; `None` when br_netfilter is not there.
     pub bridge_calls_iptables: Option<bool>,
     pub bridge_calls_ip6tables: Option<bool>,
+    /// Whether sockets that are bound to no device take packets of a VRF (`net.ipv4.tcp_l3mdev_accept`); `None` where the
+    /// kernel knows no VRFs.
+    pub tcp_l3mdev_accept: Option<bool>,
+    pub udp_l3mdev_accept: Option<bool>,
     /// `None` when conntrack is not there.
     pub conntrack: Option<ConntrackUse>,
     /// Queues that a program reads; `None` where they cannot be read.
@@ -62,6 +66,8 @@ impl Settings {
             devices,
             bridge_calls_iptables: flag(&net.join("bridge/bridge-nf-call-iptables")),
             bridge_calls_ip6tables: flag(&net.join("bridge/bridge-nf-call-ip6tables")),
+            tcp_l3mdev_accept: flag(&net.join("ipv4/tcp_l3mdev_accept")),
+            udp_l3mdev_accept: flag(&net.join("ipv4/udp_l3mdev_accept")),
             conntrack: conntrack(proc, &net),
             queues: NfQueue::read(proc),
         })

@@ -1,8 +1,10 @@
-//! Questions to rtnetlink: the network configuration of the calling thread's namespace.
+//! Questions to rtnetlink, the network configuration of the calling thread's namespace, and to its like.
 
 use anyhow::{Context, Result, bail};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// A socket to ask with, in the namespace of the calling thread.
@@ -20,28 +22,28 @@ pub fn open() -> Result<Socket> {
 ///
 /// # Errors
 /// When the kernel refuses, or its answer cannot be parsed.
-pub fn dump(
+pub fn dump<M: NetlinkSerializable + NetlinkDeserializable>(
     socket: &Socket,
-    request: RouteNetlinkMessage,
-    mut take: impl FnMut(RouteNetlinkMessage),
+    request: M,
+    mut take: impl FnMut(M),
 ) -> Result<()> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("ask rtnetlink")?;
+    socket.send(&bytes, 0).context("ask by netlink")?;
     loop {
-        let (bytes, _) = socket.recv_from_full().context("read rtnetlink's answer")?;
+        let (bytes, _) = socket.recv_from_full().context("read netlink's answer")?;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| anyhow::anyhow!("rtnetlink's answer is malformed: {error}"))?;
+            let message = NetlinkMessage::<M>::deserialize(rest)
+                .map_err(|error| anyhow::anyhow!("netlink's answer is malformed: {error}"))?;
             let length = message.header.length as usize;
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) => bail!("rtnetlink refused: {error}"),
+                NetlinkPayload::Error(error) => bail!("the kernel refused: {error}"),
                 NetlinkPayload::InnerMessage(inner) => take(inner),
                 _ => {}
             }

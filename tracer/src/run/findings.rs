@@ -4,6 +4,7 @@
 mod around;
 mod devices;
 mod queue;
+mod receiver;
 mod rulesets;
 
 use std::{
@@ -16,15 +17,16 @@ use jiff::Timestamp;
 use self::{
     around::Around,
     queue::{Queue, Waiting},
+    receiver::Sought,
     rulesets::Rulesets,
 };
-pub(super) use self::{queue::Receiver, rulesets::view};
+pub(super) use self::{receiver::Receiver, rulesets::view};
 use super::scope::Scoped;
 use crate::{
     attach::Kernel,
     diagnose::{Case, Delivery, Flow, diagnose},
-    enrich::{Endpoint, NetnsPath},
-    model::{Journey, LocalSocket, StageKind, Verdict},
+    enrich::NetnsPath,
+    model::{Journey, StageKind, Verdict},
     netns::Namespace,
 };
 
@@ -139,12 +141,13 @@ impl Findings {
         may_wait: bool,
         ready: &mut Vec<Journey>,
     ) {
-        let unknown = self.find_socket(&mut waiting);
-        if unknown && may_wait && waiting.look_again() {
+        let sought = self.find_socket(&mut waiting);
+        if sought.newer_may_help && may_wait && waiting.look_again() {
             self.queue.put_back(waiting);
             return;
         }
-        let journey = waiting.journey;
+        let mut journey = waiting.journey;
+        journey.notes.extend(sought.note);
         self.note(&journey);
         if Flow::is_answer(&journey) {
             ready.extend(self.answered(scoped, kernel, journey.flow));
@@ -152,31 +155,11 @@ impl Findings {
         ready.extend(self.look(scoped, kernel, journey));
     }
 
-    /// Finds who received a delivered packet; true when a newer list of sockets may say more.
-    fn find_socket(&self, waiting: &mut Waiting) -> bool {
-        let Some(Receiver { netns, tuple, port }) = waiting.receiver else { return false };
-        let (Some(source_port), Some(destination_port)) = (tuple.source_port, tuple.destination_port) else {
-            return false;
-        };
-        let journey = &mut waiting.journey;
-        let local = Endpoint { address: tuple.destination, port: destination_port };
-        let peer = Endpoint { address: tuple.source, port: source_port };
-        let protocol = journey.packet.protocol;
-        let Some(around) = self.around.newest(netns) else { return false };
-        let Some(sockets) = around.sockets.known() else { return false };
-        let found = sockets.find(protocol, local, peer);
-        let owned = |socket: &LocalSocket| socket.pid.is_some();
-        // A connection that is not accepted yet has no owner, and one that is over has none any more: the listener's
-        // process is who takes it.
-        let listener =
-            || sockets.find_listener(protocol, Endpoint { port: port.unwrap_or(local.port), ..local });
-        let best = match found {
-            Some(socket) if owned(&socket) => Some(socket),
-            Some(socket) => Some(listener().filter(owned).unwrap_or(socket)),
-            None => listener(),
-        };
-        journey.outcome.socket = best.or(journey.outcome.socket.take());
-        !journey.outcome.socket.as_ref().is_some_and(owned)
+    /// Finds who received a delivered packet.
+    fn find_socket(&self, waiting: &mut Waiting) -> Sought {
+        let Some(receiver) = waiting.receiver else { return Sought::default() };
+        let Some(around) = self.around.newest(receiver.netns) else { return Sought::default() };
+        receiver::find(&receiver, &mut waiting.journey, &around)
     }
 
     fn flow(&self, number: u64) -> Option<Flow> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    enrich::{Endpoint, SocketEntry, SocketState, Sockets},
+    enrich::{Endpoint, Lookup, SocketEntry, SocketState, Sockets},
     model::{CtState, OutcomeKind},
 };
 
@@ -79,8 +79,10 @@ fn by_socket(case: &Case<'_>, leg: &Leg<'_>) -> Option<Relay> {
     let local = endpoint(leg.entry.source, leg.entry.source_port)?;
     let peer = endpoint(leg.entry.destination, leg.entry.destination_port)?;
     let sockets = case.sockets(leg.netns)?;
+    let sending = Lookup { protocol: case.protocol(), local, peer, arrival: None };
     let socket = sockets
-        .entry(case.protocol(), local, peer)
+        .takers(&sending)
+        .one()
         .filter(|socket| matches!(socket.state, SocketState::Connected { .. }))?;
     let owner = socket.owner.as_ref()?;
     let known = RELAYS.contains(&owner.comm.as_str());

@@ -37,7 +37,14 @@ pub(super) fn rule(chain: &str, position: u32, text: &str) -> MatchedRule {
 
 pub(super) fn socket(protocol: Protocol, local: &str, state: SocketState, comm: &str) -> SocketEntry {
     let owner = Owner { pid: 12, comm: comm.to_owned(), holds_tun: false };
-    SocketEntry { protocol, local: endpoint(local), state, inode: 1, owner: Some(Arc::new(owner)) }
+    SocketEntry {
+        protocol,
+        local: endpoint(local),
+        state,
+        inode: 1,
+        limits: None,
+        owner: Some(Arc::new(owner)),
+    }
 }
 
 pub(super) fn endpoint(text: &str) -> Endpoint {
@@ -98,6 +105,8 @@ pub(super) fn settings() -> Settings {
         devices: ["lo", "c0", "br0", "v0", "u0"].into_iter().map(|name| (name.to_owned(), device)).collect(),
         bridge_calls_iptables: Some(true),
         bridge_calls_ip6tables: Some(true),
+        tcp_l3mdev_accept: Some(false),
+        udp_l3mdev_accept: Some(false),
         conntrack: None,
         queues: None,
     }

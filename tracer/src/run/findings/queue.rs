@@ -7,12 +7,8 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::around::Around;
-use crate::{
-    enrich::NetnsPath,
-    model::{Journey, Tuple},
-    run::scope::Scoped,
-};
+use super::{around::Around, receiver::Receiver};
+use crate::{enrich::NetnsPath, model::Journey, run::scope::Scoped};
 
 /// How old surroundings may be for a journey that ended well, and for one that did not.
 const KEEP_FINE: Duration = Duration::from_secs(1);
@@ -23,15 +19,6 @@ const KEEP_MISSED: Duration = Duration::from_millis(10);
 const SHARE_FINE: u32 = 8;
 /// Journeys that wait at most; beyond, the oldest goes on with what is known.
 const MOST: usize = 1_024;
-
-/// Whose socket is looked for.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::run) struct Receiver {
-    pub(in crate::run) netns: u32,
-    pub(in crate::run) tuple: Tuple,
-    /// The receiving socket's port where the kernel told it.
-    pub(in crate::run) port: Option<u16>,
-}
 
 pub(super) struct Waiting {
     pub(super) journey: Journey,

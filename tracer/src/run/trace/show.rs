@@ -66,7 +66,12 @@ impl Trace<'_> {
             self.look_for_skipped();
         }
         for Ended { draft, read, .. } in ended {
-            let receiver = Receiver { netns: draft.netns, tuple: draft.last_tuple, port: draft.socket_port };
+            let receiver = Receiver {
+                netns: draft.netns,
+                tuple: draft.last_tuple,
+                port: draft.socket_port,
+                inode: draft.socket_inode,
+            };
             let journey = self.attributor.journey(draft, read);
             self.stateless |= journey.conntrack.is_none();
             if shown::is_wanted(self.config, &journey) {
