@@ -76,6 +76,7 @@ impl Group {
                 ("tests", "verdicts"),
                 ("tests", "correlation"),
                 ("tests", "ends"),
+                ("tests", "receivers"),
             ],
             Self::Rules => &[
                 ("tracer", "kernel_walk"),

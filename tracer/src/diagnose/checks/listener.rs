@@ -1,25 +1,41 @@
 //! Nobody took the packet.
 
-use std::net::IpAddr;
-
-use crate::{enrich::SocketEntry, model::Protocol};
+use crate::{
+    enrich::{Arrival, SocketEntry},
+    model::Protocol,
+};
 
 use super::{Answer, Case, Check, leg::Leg, words};
 
 /// The packet found no socket, and how it got there.
-struct Refused<'a> {
-    leg: Leg<'a>,
-    port: u16,
+pub(super) struct Refused<'a> {
+    pub(super) leg: Leg<'a>,
+    pub(super) port: u16,
+    pub(super) arrival: Option<Arrival>,
+}
+
+impl Refused<'_> {
+    /// Whether nothing that is known keeps a socket from taking it; `None` where too little is known.
+    pub(super) fn is_taken_by(&self, socket: &SocketEntry) -> Option<bool> {
+        match (socket.admits(self.leg.exit.destination), socket.admits_from(self.arrival)) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        }
+    }
 }
 
 /// A packet that asks for something new and found no socket of TCP or UDP.
-fn refused<'a>(case: &Case<'a>) -> Option<Refused<'a>> {
+pub(super) fn refused<'a>(case: &Case<'a>) -> Option<Refused<'a>> {
     let leg = case.last().filter(|_| case.found_no_socket() && case.opens())?;
     let port = leg.exit.destination_port?;
-    matches!(case.protocol(), Protocol::TCP | Protocol::UDP).then_some(Refused { leg, port })
+    let protocol = case.protocol();
+    let arrival = leg.input().zip(case.surroundings(leg.netns));
+    let arrival = arrival.and_then(|(device, around)| Arrival::by(device, protocol, around));
+    matches!(protocol, Protocol::TCP | Protocol::UDP).then_some(Refused { leg, port, arrival })
 }
 
-fn refusal(case: &Case<'_>) -> String {
+pub(super) fn refusal(case: &Case<'_>) -> String {
     match case.journey.outcome.answer.as_deref() {
         Some("tcp-reset") => "refused with a TCP reset".to_owned(),
         Some(answer) => format!("refused with {answer}"),
@@ -40,19 +56,20 @@ impl Check for OnOtherAddress {
     }
 
     fn look(&self, case: &Case<'_>) -> Answer {
-        let Some(Refused { leg, port }) = refused(case) else { return Answer::No };
-        let others: Vec<_> =
+        let Some(Refused { leg, port, .. }) = refused(case) else { return Answer::No };
+        let wanted = leg.exit.destination;
+        let mut others: Vec<_> =
             case.sockets(leg.netns).into_iter().flat_map(|s| s.listeners(case.protocol(), port)).collect();
-        if others.iter().any(|socket| takes(socket, leg.exit.destination)) {
+        if others.iter().any(|socket| socket.admits(wanted) == Some(true)) {
             return Answer::No;
         }
+        others.sort_by_key(|socket| socket.admits(wanted).is_some());
         let Some(first) = others.first() else { return Answer::No };
-        let wanted = leg.exit.destination;
-        // Bound to `::` and yet refused: it is for IPv6 only.
-        let only = if first.local.address.is_unspecified() && wanted.is_ipv4() {
-            ", for IPv6 only"
-        } else {
-            " only"
+        let is_any = first.local.address.is_unspecified() && wanted.is_ipv4();
+        let only = match first.admits(wanted) {
+            None => ", most likely for IPv6 only (that could not be read)",
+            Some(_) if is_any => ", for IPv6 only",
+            Some(_) => " only",
         };
         let summary = format!(
             "{} was {}: {} listens on {}{only}, and the packet is for {}.",
@@ -82,14 +99,19 @@ impl Check for OnOtherAddress {
     }
 }
 
-/// The socket takes packets for that address; one bound to `::` and yet passed over is for IPv6 only.
-fn takes(socket: &SocketEntry, address: IpAddr) -> bool {
-    let local = socket.local.address;
-    local == address || (local.is_unspecified() && local.is_ipv4() == address.is_ipv4())
+pub(super) fn listening(socket: &SocketEntry) -> String {
+    format!("socket: {} listens on {} {}", socket.owner_text(), socket.protocol, socket.local)
 }
 
-fn listening(socket: &SocketEntry) -> String {
-    format!("socket: {} listens on {} {}", socket.owner_text(), socket.protocol, socket.local)
+/// A socket that, by what is known, should have taken it.
+fn late(refused: &Refused<'_>, socket: &SocketEntry) -> String {
+    let listening = listening(socket);
+    match refused.is_taken_by(socket) {
+        Some(true) => format!("{listening} by now: it began after the packet came"),
+        _ => format!(
+            "{listening} by now: it began after the packet came, or is bound to a device that this one did not come in by"
+        ),
+    }
 }
 
 /// Who is bound to that port, but takes packets of one peer only: a UDP socket that was connected.
@@ -110,28 +132,34 @@ impl Check for Nobody {
     }
 
     fn look(&self, case: &Case<'_>) -> Answer {
-        let Some(Refused { leg, port }) = refused(case) else { return Answer::No };
+        let Some(refused) = refused(case) else { return Answer::No };
+        let Refused { leg, port, .. } = refused;
         let protocol = case.protocol();
         let place = match case.netns_name(leg.netns) {
             Some(name) => format!("in {name}"),
             None => "on this host".to_owned(),
         };
+        let now = case.sockets(leg.netns).map(|sockets| {
+            sockets.listeners(protocol, port).find(|socket| refused.is_taken_by(socket) != Some(false))
+        });
+        let listens = match now {
+            Some(Some(_)) => "took it, though one listens",
+            _ => "listens",
+        };
+        let nothing = if now.flatten().is_some() { "no socket" } else { "nothing" };
         let summary = format!(
-            "{} was {}: nothing {place} listens on {protocol} port {port}.",
+            "{} was {}: {nothing} {place} {listens} on {protocol} port {port}.",
             words::packet(protocol, leg.exit),
             refusal(case),
         );
         let mut evidence: Vec<String> =
             leg.destination_rewritten().map(words::rewriting).into_iter().collect();
-        let now = case.sockets(leg.netns).map(|sockets| {
-            sockets.listeners(protocol, port).find(|socket| takes(socket, leg.exit.destination))
-        });
         evidence.push(match now {
             Some(None) => match connected(case, &leg, port).filter(|_| protocol == Protocol::UDP) {
                 Some(held) => held,
                 None => format!("sockets: no {protocol} socket of this namespace is bound to port {port}"),
             },
-            Some(Some(socket)) => format!("{} by now: it began after the packet came", listening(socket)),
+            Some(Some(socket)) => late(&refused, socket),
             None if case.reason_is(&["NO_SOCKET"]) => {
                 "the kernel's own word: NO_SOCKET (the socket list could not be read)".to_owned()
             }

@@ -1,6 +1,7 @@
 //! The known causes.
 
 mod addresses;
+mod bound;
 mod bridge;
 mod conntrack;
 mod docker;
@@ -34,6 +35,7 @@ pub(super) static ALL: &[&dyn Check] = &[
     &replies::PrivateSourceNotTranslated,
     &replies::ReplyBypassesNat,
     &listener::OnOtherAddress,
+    &bound::OnOtherDevice,
     &listener::Nobody,
     &proxy::SourceHidden,
     &verdict::DroppedByRule,

@@ -63,7 +63,13 @@ fn somebody_listens_on_another_address() {
         "{}",
         finding.summary
     );
-    let v6_only = refused().listens(Protocol::TCP, "[::]:80", "nginx").only("listener-on-other-address");
+    let maybe = refused().listens(Protocol::TCP, "[::]:80", "nginx").only("listener-on-other-address");
+    assert!(
+        maybe.summary.contains("[::]:80, most likely for IPv6 only (that could not"),
+        "{}",
+        maybe.summary
+    );
+    let v6_only = listening_on("[::]:80", None, Some(true)).only("listener-on-other-address");
     assert!(v6_only.summary.contains("[::]:80, for IPv6 only"), "{}", v6_only.summary);
     let translated = Lab::tcp(CLIENT, "10.1.0.1:8080")
         .comes_in("c0")
@@ -74,10 +80,70 @@ fn somebody_listens_on_another_address() {
     assert!(translated.fix.contains("let the NAT rule lead to 10.1.0.1:80"), "{}", translated.fix);
 }
 
+/// A refused packet of c0 and a socket with these limits.
+fn listening_on(local: &str, device: Option<u32>, v6_only: Option<bool>) -> Lab {
+    refused().listens(Protocol::TCP, local, "nginx").edit(|lab| {
+        lab.sockets[0].limits = Some(Limits { device, v6_only });
+    })
+}
+
+/// c0 becomes a device of a VRF.
+fn in_vrf(lab: Lab) -> Lab {
+    lab.edit(|lab| {
+        let link = lab.network.links[0].clone();
+        lab.network.links.push(Link {
+            index: 9,
+            name: "red".to_owned(),
+            kind: Some("vrf".to_owned()),
+            ..link
+        });
+        lab.network.links[1].master = Some(9);
+    })
+}
+
 #[test]
 fn a_service_that_started_since_is_not_blamed() {
+    for known in [listening_on("0.0.0.0:80", None, None), listening_on("[::]:80", Some(2), Some(false))] {
+        let finding = known.only("no-listener");
+        assert!(
+            finding.summary.ends_with("no socket on this host took it, though one listens on tcp port 80.")
+        );
+        assert!(finding.evidence[0].ends_with("it began after the packet came"), "{:?}", finding.evidence);
+    }
     let finding = refused().listens(Protocol::TCP, "0.0.0.0:80", "nginx").only("no-listener");
-    assert!(finding.evidence[0].ends_with("it began after the packet came"), "{:?}", finding.evidence);
+    assert!(finding.evidence[0].ends_with("or is bound to a device that this one did not come in by"));
+}
+
+#[test]
+fn a_socket_of_another_device_is_told() {
+    let finding = listening_on("0.0.0.0:80", Some(5), None).only("listener-on-other-device");
+    assert!(
+        finding.summary.ends_with(
+            "nginx (pid 12) listens on 0.0.0.0:80, but is bound to u0, and the packet came in by c0."
+        ),
+        "{}",
+        finding.summary
+    );
+    assert_eq!(finding.evidence, ["socket: nginx (pid 12) listens on tcp 0.0.0.0:80, bound to u0"]);
+    // For another address anyway.
+    listening_on("127.0.0.1:80", Some(5), None).only("listener-on-other-address");
+}
+
+#[test]
+fn a_socket_of_the_default_vrf_takes_nothing_from_a_vrf() {
+    for local in ["0.0.0.0:80", "[::]:80"] {
+        let finding = in_vrf(listening_on(local, None, Some(false))).only("listener-on-other-device");
+        assert!(finding.summary.contains("it came in by c0 of VRF red, and nginx"), "{}", finding.summary);
+        assert!(finding.fix.contains("tcp_l3mdev_accept=1") && finding.fix.contains("ip vrf exec red"));
+        let unread = refused().listens(Protocol::TCP, local, "nginx");
+        let finding = in_vrf(unread).only("listener-on-other-device");
+        assert!(finding.summary.ends_with("most likely it is not."), "{}", finding.summary);
+    }
+    in_vrf(listening_on("[::]:80", None, Some(true))).only("listener-on-other-address");
+    // Bound to the VRF, or with the setting: it should have taken it.
+    in_vrf(listening_on("0.0.0.0:80", Some(9), None)).only("no-listener");
+    let all = in_vrf(listening_on("0.0.0.0:80", None, None));
+    all.edit(|lab| lab.settings.tcp_l3mdev_accept = Some(true)).only("no-listener");
 }
 
 #[test]
