@@ -5,6 +5,8 @@ mod mapping;
 mod queue;
 mod reject;
 mod table;
+#[cfg(test)]
+mod tests;
 mod traced;
 mod unread;
 

@@ -54,7 +54,7 @@ pub(super) fn judge(
         }
         let rest = &tables[number + 1..];
         let unread = unread::chain(table, judge);
-        let stage = if judge.nat && (table.confirmed || (judge.table.is_none() && unread.is_none())) {
+        let stage = if judge.nat && (table.nat_is_set_up() || (judge.table.is_none() && unread.is_none())) {
             follow_mapping(table, judge, before, flow.map(|flow| (flow, netns)), direction, mappings)
         } else if judge.nat && !table.tracked {
             // The NAT engine leaves packets alone that connection tracking does not know.
@@ -107,7 +107,7 @@ fn asked<'t, 'a>(tables: &'t [&'a DraftTable]) -> Cow<'t, [&'a DraftTable]> {
 fn was_left_out(table: &DraftTable) -> bool {
     let judge = &table.gap.judges[table.judge];
     let counts_all = judge.table.as_ref().is_some_and(|(index, _)| index.backend == Backend::IptablesLegacy);
-    let first_of_connection = table.tracked && !table.confirmed;
+    let first_of_connection = table.tracked && !table.nat_is_set_up();
     judge.nat
         && counts_all
         && first_of_connection

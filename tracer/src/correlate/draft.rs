@@ -115,6 +115,9 @@ pub struct Draft {
 /// `IP_CT_IS_REPLY`, `IP_CT_UNTRACKED` (include/uapi/linux/netfilter/nf_conntrack_common.h).
 const IS_REPLY: u8 = 3;
 const UNTRACKED: u8 = 7;
+/// `IPS_SRC_NAT_DONE`, `IPS_DST_NAT_DONE`: NAT of that end is set up, be it to nothing (same file).
+const SOURCE_DONE: u32 = 1 << 7;
+const DESTINATION_DONE: u32 = 1 << 8;
 
 impl Open {
     /// `None` for a journey of which no packet was ever seen (its first records were lost).
@@ -210,6 +213,18 @@ impl DraftTable {
     #[must_use]
     pub fn direction(&self) -> Option<Direction> {
         self.around.conntrack_info.and_then(direction)
+    }
+
+    /// Whether the connection's NAT of the end that this hook translates had been set up before: no chain is asked then, not
+    /// for a packet of a new connection either (`nf_nat_inet_fn`, net/netfilter/nf_nat_core.c, 6.12).
+    #[must_use]
+    pub fn nat_is_set_up(&self) -> bool {
+        let done = match self.hook {
+            Hook::Prerouting | Hook::Output => DESTINATION_DONE,
+            Hook::Input | Hook::Postrouting => SOURCE_DONE,
+            Hook::Forward | Hook::Ingress | Hook::Egress => 0,
+        };
+        self.confirmed || self.around.conntrack_status.is_some_and(|status| status & done != 0)
     }
 
     /// What `ct status` is to a rule of the table.
