@@ -38,6 +38,7 @@ fn table(backend: Backend, name: &str, chains: &[(&str, &[Effect])]) -> TableInd
         handle: None,
         counter: Some(RuleCounter { index: 0, proves_match: true }),
         unconditional: false,
+        tail_may_fail: false,
         effect: effect.clone(),
     };
     let chain = |(name, effects): &(&str, &[Effect])| Chain {
@@ -54,6 +55,7 @@ fn table(backend: Backend, name: &str, chains: &[(&str, &[Effect])]) -> TableInd
         counters: Vec::new(),
         check: None,
         probes: Probes::default(),
+        offloads: false,
     }
 }
 

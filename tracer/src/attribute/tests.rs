@@ -30,6 +30,7 @@ fn nat(hook: Hook) -> Judge {
         counters: Vec::new(),
         check: None,
         probes: Probes::default(),
+        offloads: false,
     };
     let table = Some((Arc::new(index), ChainRef(0)));
     Judge { reading: Some(1), table, nat: true, priority: -100, texts: Arc::default() }

@@ -22,6 +22,8 @@ pub struct TableIndex {
     pub check: Option<Check>,
     /// What shows a match of rules without counters; empty for iptables-legacy.
     pub probes: Probes,
+    /// A rule hands connections to a flow table, which takes their packets past all hooks.
+    pub offloads: bool,
 }
 
 /// Where a packet counter lies.
@@ -69,8 +71,11 @@ pub struct Rule {
     /// nft only.
     pub handle: Option<u64>,
     pub counter: Option<RuleCounter>,
-    /// Nothing in the rule can fail: every packet that comes to it matches.
+    /// Nothing in the rule can fail, but for its tail: every packet that comes to it matches.
     pub unconditional: bool,
+    /// Its last statement may fail (a flow table, a set that is full): of no consequence but that the kernel's own trace then
+    /// leaves the rule out.
+    pub tail_may_fail: bool,
     pub effect: Effect,
 }
 
@@ -78,8 +83,8 @@ pub struct Rule {
 pub struct RuleCounter {
     /// Index in [`TableIndex::counters`].
     pub index: usize,
-    /// False when expressions that can still fail stand behind the counter: it moved, and yet the rule may not
-    /// have matched to its end.
+    /// False when expressions that can still fail stand behind the counter, the rule's tail apart: it moved, and yet the
+    /// rule may not have matched to its end.
     pub proves_match: bool,
 }
 

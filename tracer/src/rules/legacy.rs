@@ -169,6 +169,7 @@ impl<'a> LegacyReader<'a> {
             counters,
             check: Some(check),
             probes: Probes::default(),
+            offloads: false,
         };
         let inside = |entry: &Entry| {
             let counter = entry.offset + self.entry.counters;
@@ -359,7 +360,7 @@ fn rule(
     };
     let counter = Some(RuleCounter { index: entry.counter, proves_match: true });
     // Its counter says whether it matched.
-    Ok(Rule { position, handle: None, counter, unconditional: false, effect })
+    Ok(Rule { position, handle: None, counter, unconditional: false, tail_may_fail: false, effect })
 }
 
 #[cfg(test)]

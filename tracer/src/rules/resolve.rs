@@ -92,7 +92,7 @@ mod tests {
     };
 
     fn rule(position: u32, effect: Effect) -> Rule {
-        Rule { position, handle: None, counter: None, unconditional: false, effect }
+        Rule { position, handle: None, counter: None, unconditional: false, tail_may_fail: false, effect }
     }
 
     fn table(backend: Backend, effects: Vec<Effect>) -> TableIndex {
@@ -106,6 +106,7 @@ mod tests {
             counters: Vec::new(),
             check: None,
             probes: Probes::default(),
+            offloads: false,
         }
     }
 

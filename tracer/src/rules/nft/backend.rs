@@ -1,6 +1,6 @@
 //! Whether a table is iptables-nft's or a user's own nftables table.
 
-use super::expression::RuleFacts;
+use super::facts::RuleFacts;
 use crate::{
     model::{Backend, TableFamily},
     rules::index::BaseChain,

@@ -8,11 +8,14 @@ use crate::{
     rules::{
         effect,
         index::Effect,
-        probes::{NFT_CONTINUE, NFT_GOTO, NFT_JUMP, NFT_RETURN, Watch},
+        probes::{NFT_CONTINUE, NFT_GOTO, NFT_JUMP, NFT_RETURN},
     },
 };
 
-use super::deciding::{Deciding, Expression};
+use super::{
+    deciding::Expression,
+    facts::{Evaluated, FLOW_OFFLOAD, RuleFacts},
+};
 
 /// `NFT_REG_VERDICT`, `NFT_DATA_VERDICT`, `NFT_OBJECT_COUNTER`, `NFT_OBJECT_SYNPROXY`
 /// (include/uapi/linux/netfilter/nf_tables.h).
@@ -56,7 +59,7 @@ const MAY_FAIL: &[&str] = &[
     "dynset",
     "exthdr",
     "fib",
-    "flow_offload",
+    FLOW_OFFLOAD,
     "inner",
     "limit",
     "lookup",
@@ -77,21 +80,6 @@ const GO_ON: &[&str] = &["bitwise", "byteorder", "counter", "hash", "immediate",
 const ACTIONS: &[&str] = &["dup", "log", "notrack"];
 /// Setters, told from getters of the same type by their function.
 const SETTERS: &[&str] = &["nft_meta_set_eval", "nft_ct_set_eval"];
-
-/// What is known of one rule.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct RuleFacts {
-    pub(super) handle: u64,
-    /// Per-CPU address of the packet counter, and whether nothing that can fail stands behind it.
-    pub(super) counter: Option<(u64, bool)>,
-    pub(super) effect: RuleEffect,
-    /// No expression can fail.
-    pub(super) unconditional: bool,
-    /// Types of its expressions, in order.
-    pub(super) expressions: Vec<Rc<str>>,
-    /// The expression that shows a match.
-    pub(super) deciding: Option<(Expression, Watch)>,
-}
 
 /// An effect whose chain is still an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,47 +130,20 @@ impl<'a> Expressions<'a> {
 
     /// The rule whose expressions lie at `range` of `block`.
     pub(super) fn rule(&self, block: &Block, range: Range<u32>, handle: u64) -> Result<RuleFacts, ReadError> {
-        let mut facts = RuleFacts {
-            handle,
-            counter: None,
-            effect: RuleEffect::Known(Effect::Continue { target: None }),
-            unconditional: true,
-            expressions: Vec::new(),
-            deciding: None,
-        };
-        let mut deciding = Deciding::default();
-        let mut decided = false;
+        let mut all = Vec::new();
         let mut offset = range.start;
         while offset < range.end {
             let ops = self.ops(block.u64(offset + self.layout.ops)?)?;
             if ops.length < self.layout.data || ops.length == 0 || ops.length > range.end - offset {
                 return Err(block.impossible(offset, format!("an expression of {} bytes", ops.length)));
             }
-            facts.expressions.push(ops.type_name.clone());
             let part = self.part(block, offset + self.layout.data, &ops)?;
-            let expression =
-                Expression { address: block.address().wrapping_add(u64::from(offset)), function: ops.eval };
-            deciding.see(expression, &ops.type_name, &part);
-            facts.unconditional &= !matches!(part, Part::MayFail | Part::Mystery(_));
-            match part {
-                Part::Counter(address) => facts.counter = Some((address, true)),
-                Part::Effect(effect) if !decided => (facts.effect, decided) = (effect, true),
-                Part::Mystery(name) => {
-                    facts.counter = facts.counter.map(|(address, _)| (address, false));
-                    if !decided {
-                        (facts.effect, decided) = (RuleEffect::Known(Effect::Unknown { target: name }), true);
-                    }
-                }
-                Part::Action(name) if !decided => {
-                    facts.effect = RuleEffect::Known(Effect::Continue { target: Some(name) });
-                }
-                Part::MayFail => facts.counter = facts.counter.map(|(address, _)| (address, false)),
-                Part::Effect(_) | Part::Action(_) | Part::GoesOn => {}
-            }
+            let address = block.address().wrapping_add(u64::from(offset));
+            let expression = Expression { address, function: ops.eval };
+            all.push(Evaluated { expression, type_name: ops.type_name.clone(), part });
             offset += ops.length;
         }
-        facts.deciding = deciding.found();
-        Ok(facts)
+        Ok(RuleFacts::of(handle, all))
     }
 
     fn part(&self, block: &Block, data: u32, ops: &Ops) -> Result<Part, ReadError> {

@@ -4,6 +4,7 @@
 mod backend;
 mod deciding;
 mod expression;
+mod facts;
 mod generation;
 
 use std::collections::{HashMap, HashSet};
@@ -11,7 +12,8 @@ use std::collections::{HashMap, HashSet};
 pub(super) use self::generation::Generation;
 use self::{
     backend::Shape,
-    expression::{ExpressionLayout, Expressions, RuleFacts},
+    expression::{ExpressionLayout, Expressions},
+    facts::{FLOW_OFFLOAD, RuleFacts},
     generation::Generations,
 };
 use super::{
@@ -140,6 +142,7 @@ impl<'a> NftReader<'a> {
 
         let mut shape = Shape::new(family, &name);
         let mut probes = Vec::new();
+        let mut offloads = false;
         let (mut chains, mut counters) = (Vec::with_capacity(raw.len()), Vec::new());
         for chain in raw {
             if let Some((base, chain_type)) = &chain.base {
@@ -148,6 +151,7 @@ impl<'a> NftReader<'a> {
             let mut rules = Vec::new();
             for facts in self.rules(chain.blob)? {
                 shape.rule(&facts);
+                offloads |= facts.expressions.iter().any(|name| &**name == FLOW_OFFLOAD);
                 let position = rules.len() as u32 + 1;
                 if let Some(probe) = probe(&facts) {
                     probes.push((Step { chain: ChainRef(chains.len()), rule: rules.len() }, probe));
@@ -173,6 +177,7 @@ impl<'a> NftReader<'a> {
             counters,
             check: Some(generation.check),
             probes,
+            offloads,
         }))
     }
 
@@ -298,7 +303,14 @@ fn rule(
         counters.push(CounterAddress::PerCpu(address));
         RuleCounter { index: counters.len() - 1, proves_match }
     });
-    Ok(Rule { position, handle: Some(facts.handle), counter, unconditional: facts.unconditional, effect })
+    Ok(Rule {
+        position,
+        handle: Some(facts.handle),
+        counter,
+        unconditional: facts.unconditional,
+        tail_may_fail: facts.tail_may_fail,
+        effect,
+    })
 }
 
 /// nft's words for a verdict, as iptables' users know them.

@@ -114,6 +114,44 @@ fn what_may_fail_behind_a_counter_takes_its_proof_away() {
     );
 }
 
+/// A connection that is not established is not handed over, and a full set takes no element: nothing in the rule asks for that.
+#[test]
+fn a_last_statement_that_only_acts_takes_no_proof_away() {
+    let flow = || plain("flow_offload");
+    let proof = |expressions| rule(expressions).1;
+    assert_eq!(proof(vec![plain("cmp"), counter(8), flow()]), Some(true));
+    assert_eq!(proof(vec![counter(8), plain("payload"), plain("bitwise"), plain("dynset")]), Some(true));
+    assert_eq!(
+        proof(vec![counter(8), flow(), verdict(ACCEPT, 0)]),
+        Some(false),
+        "a verdict stands behind it"
+    );
+    assert_eq!(proof(vec![counter(8), flow(), plain("log")]), Some(false));
+    assert_eq!(proof(vec![counter(8), flow(), counter(16)]), Some(true), "the last counter");
+    assert_eq!(proof(vec![counter(8), plain("payload"), plain("cmp"), plain("dynset")]), Some(false));
+    assert_eq!(proof(vec![counter(8), plain("log"), plain("payload"), plain("dynset")]), Some(false));
+    for asks in ["limit", "quota", "connlimit", "payload"] {
+        assert_eq!(proof(vec![counter(8), plain(asks)]), Some(false), "{asks}");
+    }
+}
+
+#[test]
+fn a_rule_that_only_offloads_always_matches_though_the_kernel_s_trace_may_leave_it_out() {
+    let table = |expressions| {
+        let mut kernel = Kernel::new(1, "mine");
+        kernel.rules(INPUT, 0, &[expressions]);
+        let table = kernel.read().unwrap();
+        let rule = &table.chains[0].rules[0];
+        (rule.unconditional, rule.tail_may_fail, table.offloads)
+    };
+    assert_eq!(table(vec![plain("flow_offload")]), (true, true, true));
+    assert_eq!(table(vec![plain("cmp"), plain("flow_offload")]), (false, true, true));
+    assert_eq!(table(vec![plain("flow_offload"), verdict(ACCEPT, 0)]), (false, false, true));
+    assert_eq!(table(vec![verdict(ACCEPT, 0)]), (true, false, false));
+    let reached = Some((1, Watch::Reached, true));
+    assert_eq!(probe(vec![plain("cmp"), plain("flow_offload")]), reached);
+}
+
 /// What tells of a rule of these expressions: the number of one, when it is looked at, and whether it must be.
 fn probe(expressions: Vec<Expression>) -> Option<(usize, Watch, bool)> {
     // Behind the size of the block and the header of the rule; each has a pointer before its words.

@@ -132,7 +132,7 @@ impl Walker<'_> {
 
 /// A packet that comes to this rule is told of.
 fn must_match(rule: &Rule) -> bool {
-    rule.unconditional
+    rule.unconditional && !rule.tail_may_fail
 }
 
 /// To the kernel a REJECT is a DROP.
@@ -162,6 +162,7 @@ mod tests {
             handle: Some(*handle),
             counter: None,
             unconditional: *unconditional,
+            tail_may_fail: false,
             effect: effect.clone(),
         };
         let base = policy.map(|policy| BaseChain { hook: Hook::Input, priority: 0, policy, address: 1 });
@@ -192,6 +193,7 @@ mod tests {
             counters: Vec::new(),
             check: None,
             probes: Probes::default(),
+            offloads: false,
         }
     }
 

@@ -23,7 +23,7 @@ use tracer_common::records::{
 
 use self::search::{Others, Outcome, Search};
 use super::{
-    index::{ChainRef, Effect, TableIndex},
+    index::{ChainRef, Effect, RuleCounter, TableIndex},
     probes::Observed,
 };
 use crate::model::{DecidedBy, Hook, RULESET_CHANGED, Verdict};
@@ -143,6 +143,8 @@ pub enum Inexact {
         chain: String,
         /// From 1.
         position: u32,
+        /// It has a counter, before what may fail.
+        counted: bool,
     },
     /// Too many walks to look at them all.
     TooMany,
@@ -161,8 +163,14 @@ impl fmt::Display for Inexact {
             Self::Overwritten => f.write_str("the reading was lost to another packet's"),
             Self::NoWalk => f.write_str("the counters that moved form no way through the chains"),
             Self::SeveralWalks => f.write_str("several ways through the chains move these counters"),
-            Self::Traceless { chain, position } => {
+            Self::Traceless { chain, position, counted: false } => {
                 write!(f, "{chain} #{position} has no counter that shows whether it matched")
+            }
+            Self::Traceless { chain, position, counted: true } => {
+                write!(
+                    f,
+                    "{chain} #{position} was come to, and what stands behind its counter may not have matched"
+                )
             }
             Self::TooMany => f.write_str("too many possible ways through the chains"),
             Self::Contradiction => f.write_str("counters and probes tell different ways through the chains"),
@@ -251,7 +259,8 @@ pub fn agrees(index: &TableIndex, steps: &[Step], hits: &[Hit], flags: u32) -> b
     });
     let mut expected = vec![(0, true); index.counters.len()];
     for (step, rule) in rules {
-        let Some(slot) = rule.counter.and_then(|c| Some((expected.get_mut(c.index)?, c.proves_match))) else {
+        let proves = |counter: RuleCounter| counter.proves_match && !rule.tail_may_fail;
+        let Some(slot) = rule.counter.and_then(|c| Some((expected.get_mut(c.index)?, proves(c)))) else {
             continue;
         };
         let ((times, proven), proves) = slot;
@@ -303,7 +312,8 @@ fn judge(index: &TableIndex, hits: &[Hit], fate: Fate, outcome: Outcome, interle
 
 fn traceless(index: &TableIndex, step: Step) -> Inexact {
     let chain = &index.chains[step.chain.0];
-    Inexact::Traceless { chain: chain.name.clone(), position: chain.rules[step.rule].position }
+    let rule = &chain.rules[step.rule];
+    Inexact::Traceless { chain: chain.name.clone(), position: rule.position, counted: rule.counter.is_some() }
 }
 
 /// What all of several walks share.

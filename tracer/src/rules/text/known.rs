@@ -167,6 +167,8 @@ fn read<'a>(
             ["comment" | "prefix" | "level" | "group" | "snaplen", _, rest @ ..] => rest,
             // A NAT statement with a map in it may not find its address there.
             ["dnat" | "snat" | "redirect" | "masquerade", rest @ ..] if rest.contains(&"map") => return None,
+            // Whether it takes the connection matters to what stands behind it alone.
+            ["flow", "add" | "offload", _] => return Some(End::Matches),
             [word, of @ ..] if VERDICTS.contains(word) => {
                 tests.extend(only(of));
                 return Some(End::Matches);

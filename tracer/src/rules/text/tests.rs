@@ -26,6 +26,7 @@ fn table(backend: Backend, name: &str, chains: Vec<(&str, Vec<Effect>)>) -> Tabl
             handle: (backend != Backend::IptablesLegacy).then_some(handle),
             counter: Some(RuleCounter { index: 0, proves_match: true }),
             unconditional: false,
+            tail_may_fail: false,
             effect,
         }
     };
@@ -43,6 +44,7 @@ fn table(backend: Backend, name: &str, chains: Vec<(&str, Vec<Effect>)>) -> Tabl
         counters: Vec::new(),
         check: None,
         probes: Probes::default(),
+        offloads: false,
     }
 }
 

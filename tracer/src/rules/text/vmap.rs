@@ -79,6 +79,7 @@ mod tests {
             counters: Vec::new(),
             check: None,
             probes: Probes::default(),
+            offloads: false,
         }
     }
 

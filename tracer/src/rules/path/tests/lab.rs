@@ -29,6 +29,7 @@ pub(super) fn table(text: &str) -> TableIndex {
         counters: (0..counters as u64).map(CounterAddress::PerCpu).collect(),
         check: None,
         probes: Probes::default(),
+        offloads: false,
     }
 }
 
@@ -51,7 +52,7 @@ fn rule(number: usize, word: &str, known: &[&str], counters: &mut usize) -> Rule
     let unconditional = word.ends_with('!');
     let counter = (!word.ends_with(['?', '!'])).then(|| RuleCounter { index: next(counters), proves_match });
     let effect = effect(word.trim_end_matches(['?', '~', '!']), known);
-    Rule { position: number as u32 + 1, handle: None, counter, unconditional, effect }
+    Rule { position: number as u32 + 1, handle: None, counter, unconditional, tail_may_fail: false, effect }
 }
 
 fn next(counters: &mut usize) -> usize {

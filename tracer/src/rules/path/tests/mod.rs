@@ -159,11 +159,30 @@ fn rules_without_a_counter_matter_only_where_they_could_change_the_walk() {
 fn a_traceless_rule_that_goes_on_costs_exactness_but_not_the_verdict() {
     let t = table("input drop!: log?, accept");
     let walk = solve_first(&t, "input#2", Fate::Passed);
-    assert_eq!(walk.inexact, Some(Inexact::Traceless { chain: "input".into(), position: 1 }));
+    assert_eq!(walk.inexact, Some(Inexact::Traceless { chain: "input".into(), position: 1, counted: false }));
     assert_eq!(names(&t, &walk.steps), "input#2");
     assert_eq!((walk.decided_by(), walk.verdict), (Some(DecidedBy::Rule), Some(Verdict::Accept)));
     let behind = table("input drop!: accept, log?");
     assert!(solve_first(&behind, "input#1", Fate::Passed).is_exact(), "the walk never got there");
+}
+
+#[test]
+fn what_stands_behind_a_counter_is_not_called_uncounted() {
+    let t = table("input drop!: log~, accept");
+    let walk = solve_first(&t, "input#1 input#2", Fate::Passed);
+    let why = walk.inexact.expect("it may have failed behind its counter").to_string();
+    assert_eq!(why, "input #1 was come to, and what stands behind its counter may not have matched");
+}
+
+/// A flow table may have refused the connection: the kernel's trace leaves the rule out then, and its counter has moved.
+#[test]
+fn a_story_without_a_rule_whose_tail_failed_agrees_with_its_counter() {
+    let mut t = table("input drop!: flow, accept");
+    let accept = Step { chain: ChainRef(0), rule: 1 };
+    let hits = moved(&t, "input#1 input#2");
+    assert!(!agrees(&t, &[accept], &hits, 0));
+    t.chains[0].rules[0].tail_may_fail = true;
+    assert!(agrees(&t, &[accept], &hits, 0));
 }
 
 #[test]

@@ -81,6 +81,7 @@ fn what_the_packet_s_own_fields_rule_out_or_settle() {
         "ct state != invalid reject with tcp reset",
         "ct status dnat,snat accept",
         "ct direction original log prefix \"a b\" level debug accept",
+        "meta l4proto { tcp, udp } flow add @ft",
         "ip saddr @admins ip daddr != @admins accept",
         "ip saddr . tcp dport @pairs accept",
     ] {
@@ -126,6 +127,8 @@ fn what_is_not_understood_stays_open() {
         "ip saddr . tcp dport { 10.1.0.2 . 80 . 1 } drop",
         "tcp flags syn drop",
         "tcp dport 80 limit rate 1/second accept",
+        "tcp dport 80 flow add @ft accept",
+        "tcp dport 80 add @seen { ip saddr . ip6 daddr }",
         "oifname != \"eth1\" masquerade",
         "oifname vmap { \"eth0\" : jump lan, * : drop }",
         "tcp dport http accept",
