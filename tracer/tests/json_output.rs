@@ -98,6 +98,10 @@ fn outcomes_carry_what_is_known_of_them() {
     assert_contains(&delivered["outcome"], &json!({"result": "delivered", "socket": socket}), "outcome");
     let rejected = journey(journeys::rejected_by_rule(1));
     assert_contains(&rejected["outcome"], &json!({"result": "rejected", "answer": "tcp-reset"}), "outcome");
+    let mut as_other = journeys::docker_forwarded(1);
+    as_other.outcome.left_as = Some(journeys::tuple("10.1.0.2:40000", "172.17.0.2:8080"));
+    let left_as = json!({"source": "10.1.0.2", "source_port": 40000, "destination": "172.17.0.2", "destination_port": 8080});
+    assert_contains(&journey(as_other)["outcome"]["left_as"], &left_as, "outcome.left_as");
     let forwarded = journey(journeys::docker_forwarded(1));
     assert_contains(&forwarded["outcome"], &json!({"result": "forwarded", "device": "docker0"}), "outcome");
 }

@@ -85,6 +85,23 @@ fn masqueraded_and_back() {
 }
 
 #[test]
+fn taken_past_all_hooks_by_a_flowtable() {
+    let note = "passed no hook: a flowtable took it past FORWARD, whatever rules say there now";
+    let way = Way::of(1, Protocol::TCP, "10.1.0.2:40000", "10.1.0.1:80").enters("rc").leaves("rs");
+    let way = way.with(|journey| {
+        (journey.flow, journey.direction, journey.conntrack) = (None, None, None);
+        journey.notes.push(note.into());
+    });
+    assert_snapshot!(shown(
+        plain(),
+        [way.ends(OutcomeKind::Forwarded, |outcome| {
+            outcome.device = Some("rs".into());
+            outcome.left_as = Some(journeys::tuple("10.2.0.1:40000", "10.2.0.2:8080"));
+        })]
+    ));
+}
+
+#[test]
 fn long_walks_programs_of_others_and_a_rule_without_text() {
     let text = shown(plain(), [journeys::kube_service_dropped(1)]);
     assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");

@@ -60,6 +60,7 @@ mod tests {
             reason: None,
             location: Some(location.to_owned()),
             device: None,
+            left_as: None,
             socket: None,
             answer: None,
         };

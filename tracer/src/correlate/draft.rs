@@ -133,6 +133,13 @@ impl Open {
         }
         self.note_copies();
         let last_stage = self.last_stage();
+        let left_by = self.last_device_out();
+        if let Some(outcome) =
+            self.outcome.as_mut().filter(|outcome| outcome.result == OutcomeKind::Forwarded)
+            && outcome.device == left_by
+        {
+            outcome.left_as = self.left_as;
+        }
         Some(Draft {
             flow,
             direction,
@@ -147,6 +154,7 @@ impl Open {
                 reason: None,
                 location: None,
                 device: None,
+                left_as: None,
                 socket: None,
                 answer: None,
             }),

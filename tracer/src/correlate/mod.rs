@@ -2,6 +2,7 @@
 //! clock is the events' own, and `tick` says how late it is.
 
 mod answer;
+mod bypass;
 mod close;
 mod copies;
 mod draft;
@@ -174,6 +175,7 @@ impl Correlator {
             open.answered_by(self.errors.of_cpu(sight.raw.head.cpu));
         }
         open.see(sight, &self.filter);
+        open.cross(sight, &self.view);
         if matches!(sight.kind, SightKind::Consume { .. }) {
             open.look_whether_echo_shows(sight, &self.filter, &self.view);
         }

@@ -9,6 +9,7 @@ use crate::{
 };
 
 use super::{
+    bypass::Crossing,
     draft::{DraftStage, Surroundings, TimedStage},
     fragments::Datagram,
 };
@@ -100,6 +101,10 @@ pub(super) struct Open {
     pub(super) conntrack_status: u32,
     /// Connection tracking had its chance.
     pub(super) after_conntrack: bool,
+    /// It came in by a device, and has not been seen since.
+    pub(super) crossing: Option<Crossing>,
+    /// What it was at the last device that it was handed to; `None` for a fragment.
+    pub(super) left_as: Option<Tuple>,
     pub(super) answer: Option<&'static str>,
     /// TCP sent something the other way while this packet was in hand.
     pub(super) echoed: bool,
@@ -163,6 +168,7 @@ impl Open {
             reason: None,
             location: None,
             device: None,
+            left_as: None,
             socket: None,
             answer: None,
         })

@@ -2,6 +2,7 @@
 
 mod answers;
 mod build;
+mod bypass;
 mod flows;
 mod parts;
 mod program;

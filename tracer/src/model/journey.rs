@@ -146,6 +146,9 @@ pub struct Outcome {
     pub location: Option<String>,
     /// Device through which it left the traced scope.
     pub device: Option<String>,
+    /// What it was when it was handed to that device; left out where that was not seen whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_as: Option<Tuple>,
     /// Socket that received it.
     pub socket: Option<LocalSocket>,
     /// `tcp-reset`, or the ICMP error's name as iptables `--reject-with` spells it.

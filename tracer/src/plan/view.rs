@@ -71,6 +71,14 @@ impl View {
         self.gaps.get(&key)
     }
 
+    /// Whether a rule of FORWARD's tables hands connections to a flow table.
+    #[must_use]
+    pub fn offloads(&self, netns: u32, family: Family) -> bool {
+        let here = |key: &ProbeKey| (key.netns, key.family, key.hook) == (netns, family, Hook::Forward);
+        let judges = self.gaps.iter().filter(|(key, _)| here(key)).flat_map(|(_, gap)| &gap.judges);
+        judges.filter_map(|judge| judge.table.as_ref()).any(|(index, _)| index.offloads)
+    }
+
     /// Whether a probe sees the packets that pass this hook.
     #[must_use]
     pub fn watches(&self, netns: u32, family: Family, hook: Hook) -> bool {

@@ -66,6 +66,7 @@ impl Way {
             reason: None,
             location: None,
             device: None,
+            left_as: None,
             socket: None,
             answer: None,
         };

@@ -86,6 +86,7 @@ impl Group {
                 ("tests", "rule_probes"),
                 ("tests", "uncounted"),
                 ("tests", "edges"),
+                ("tests", "flowtable"),
             ],
             Self::Scenarios => &[("tests", "scenarios")],
             Self::Docker => &[("tests", "docker")],

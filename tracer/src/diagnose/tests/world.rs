@@ -53,7 +53,16 @@ pub(super) fn endpoint(text: &str) -> Endpoint {
 }
 
 pub(super) fn outcome(result: OutcomeKind) -> Outcome {
-    Outcome { result, stage: None, reason: None, location: None, device: None, socket: None, answer: None }
+    Outcome {
+        result,
+        stage: None,
+        reason: None,
+        location: None,
+        device: None,
+        left_as: None,
+        socket: None,
+        answer: None,
+    }
 }
 
 pub(super) fn journey(protocol: Protocol, tuple: Tuple) -> Journey {

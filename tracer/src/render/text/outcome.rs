@@ -54,8 +54,8 @@ fn delivered(socket: Option<&LocalSocket>) -> String {
 
 fn forwarded(journey: &Journey) -> String {
     let device = journey.outcome.device.as_ref().map(|device| format!(" out {device}")).unwrap_or_default();
-    let last = last_tuple(&journey.stages).filter(|last| *last != journey.packet.tuple);
-    match last {
+    let last = journey.outcome.left_as.or_else(|| last_tuple(&journey.stages));
+    match last.filter(|last| *last != journey.packet.tuple) {
         Some(tuple) => format!("{device} as {} -> {}", tuple.source_text(), tuple.destination_text()),
         None => device,
     }

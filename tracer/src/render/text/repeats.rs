@@ -79,7 +79,15 @@ impl Memory {
             (journey.flow, journey.direction),
             (packet.protocol, packet.tuple, packet.icmp_type, packet.icmp_code, packet.quoted),
             stages,
-            (outcome.result, outcome.stage, &outcome.device, &outcome.socket, &outcome.answer, reason),
+            (
+                outcome.result,
+                outcome.stage,
+                &outcome.device,
+                outcome.left_as,
+                &outcome.socket,
+                &outcome.answer,
+                reason,
+            ),
             findings,
         ))
     }
