@@ -25,7 +25,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("IP_LOCALNET", "its source or destination is a loopback address (127.0.0.0/8), and it came in from outside", "# look at the sender; net.ipv4.conf.DEVICE.route_localnet=1 admits such packets, which is seldom wanted"),
     ("IP_INVALID_DEST", "its destination address cannot be one (zero, or a broadcast that is not forwarded)", "# look at the sender, or at the NAT rule that wrote that address"),
     ("IP_NOPROTO", "nothing on this host handles its IP protocol", "# load the protocol's module, or look at why it is sent here"),
-    ("OTHERHOST", "its Ethernet address is another machine's: the device only overheard it", "ip neigh  # on the sender: does it know this host's Ethernet address?"),
+    ("OTHERHOST", "its Ethernet address is another machine's, or it has a VLAN tag that no device here takes", "ip neigh  # on the sender: does it know this host's Ethernet address? For a VLAN, here: ip -d link show type vlan"),
     ("UNICAST_IN_L2_MULTICAST", "it is for one host, but came in an Ethernet broadcast", "# look at the sender; a bridge or load balancer may rewrite Ethernet addresses"),
     ("XFRM_POLICY", "an IPsec policy wants it encrypted (or not), and it is not so", "ip xfrm policy; ip xfrm state"),
     ("UNHANDLED_PROTO", "nothing on this host handles its protocol (Ethernet type, or an option in its headers)", "# nothing, unless that protocol should be handled here"),
