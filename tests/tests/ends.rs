@@ -131,3 +131,48 @@ fn an_address_that_a_filter_chain_wrote_shows_before_and_after() -> Result<()> {
                 "outcome": {"result": "forwarded"}}),
     )
 }
+
+/// A static entry for `MAC` in the host's bridge, and a packet of web's for it.
+fn to_behind(lab: &Lab, port: &str, source_port: u16) -> Result<()> {
+    const MAC: &str = "02:00:00:00:00:09";
+    let (host, web) = (lab.netns("host")?, lab.netns("web")?);
+    let app = lab.address("app", Family::Ipv4)?;
+    web.exec(&format!("ip neigh replace {app} lladdr {MAC} dev eth0 nud permanent"))?;
+    host.exec(&format!("bridge fdb replace {MAC} dev {port} master static"))?;
+    let answer = traffic::udp(web, source_port, SocketAddr::new(app, 80), SHORT)?;
+    assert!(!matches!(answer, Answer::Answered { .. }), "{answer:?}");
+    Ok(())
+}
+
+/// The frame's address is behind the port that it came in by, or ports are isolated from each other: no routing took place,
+/// whether br_netfilter shows the packet to PREROUTING or not, and whether this host forwards or not.
+#[test]
+fn what_a_bridge_does_not_pass_on_is_no_matter_of_routing() -> Result<()> {
+    for (filters, forwards) in [("1", "0"), ("0", "0"), ("1", "1")] {
+        let lab = Lab::new(Topology::Docker)?;
+        let host = lab.netns("host")?;
+        // Without br_netfilter there is no such setting, and bridged packets are not filtered.
+        if std::path::Path::new("/proc/sys/net/bridge").exists() {
+            host.set_sysctl("net.bridge.bridge-nf-call-iptables", filters)?;
+        }
+        host.set_sysctl("net.ipv4.ip_forward", forwards)?;
+        let trace = Pathtrace::start(Some(host), &["--port", "80"])?;
+        to_behind(&lab, "veth-web", 40_000)?;
+        for port in ["veth-web", "veth-app"] {
+            host.exec(&format!("bridge link set dev {port} isolated on"))?;
+        }
+        to_behind(&lab, "veth-app", 40_001)?;
+        for source_port in [40_000, 40_001] {
+            assert_sees(
+                &trace,
+                &json!({"packet": {"source_port": source_port},
+                        "stages": [{"kind": "device", "device": "veth-web", "direction": "in"}],
+                        "no_stages": [{"kind": "route"}],
+                        "outcome": {"result": "dropped"},
+                        "findings": [{"code": "bridge-did-not-forward",
+                                      "summary": "~which came in by its port veth-web"}]}),
+            )?;
+        }
+    }
+    Ok(())
+}

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use super::{
     Names,
     answer::{FIN, RESET, SYN},
+    is_routing,
     open::{Open, Waiting},
 };
 use crate::{
@@ -82,7 +83,7 @@ impl Open {
         let died_in_gap = self.gap.is_some();
         self.judged(Fate::Dropped, None);
         let by_netfilter = is_netfilters(reason.as_deref(), location.as_deref());
-        if !died_in_gap && !by_netfilter && self.stands_before_routing() {
+        if !died_in_gap && !by_netfilter && self.stands_before_routing(location.as_deref()) {
             self.dropped_at_routing(sight, reason.as_deref(), location.as_deref());
         }
         let stage = self.last_stage();
@@ -99,13 +100,14 @@ impl Open {
         self.end(OutcomeKind::Delivered, None).reason = reason.filter(|reason| reason != NO_REASON);
     }
 
-    /// Whether routing was next, or had begun: kernels without netfilter links are not asked at a PREROUTING that nobody is
-    /// hooked to.
-    fn stands_before_routing(&self) -> bool {
-        match self.last_hook() {
+    /// Whether routing was next, or had begun, when `location` freed it: kernels without netfilter links are not asked at a
+    /// PREROUTING that nobody is hooked to. A bridge passes PREROUTING, too, and behind a device lookups are a tunnel's own.
+    fn stands_before_routing(&self, location: Option<&str>) -> bool {
+        let next = match self.last_hook() {
             None => !self.routes.is_empty(),
             hook => hook == Some(Hook::Prerouting),
-        }
+        };
+        next && self.last_device_out().is_none() && location.is_none_or(is_routing)
     }
 
     pub(super) fn consumed(&mut self, _sight: &SightEvent, location: u64, names: &Names) {

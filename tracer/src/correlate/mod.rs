@@ -23,6 +23,7 @@ use std::collections::HashMap;
 
 pub use draft::{Draft, DraftStage, DraftTable, Looks, Surroundings, TimedStage};
 pub use names::Names;
+pub use route::is_routing;
 
 use self::{
     answer::SentErrors,

@@ -19,6 +19,32 @@ const TYPE_BROADCAST: u8 = 3;
 /// What `ip_forward` and `ip6_forward` answer about a packet that they have a route for.
 const TOO_LARGE_OR_OLD: [&str; 4] =
     ["icmp-fragmentation-needed", "icmp-time-exceeded", "icmp6-packet-too-big", "icmp6-time-exceeded"];
+/// Where routing frees what comes in, by how the functions' names begin (net/ipv4/ip_input.c, ip_forward.c, route.c, ipmr.c,
+/// net/core/dst.c and their like of IPv6). The last is br_netfilter's, which routes what DNAT gave a new destination.
+const ROUTING: [&str; 16] = [
+    "ip_rcv_finish",
+    "ip_list_rcv_finish",
+    "ip_sublist_rcv",
+    "ip_error",
+    "ip_forward",
+    "ip_route_",
+    "ip_mr_",
+    "ip6_rcv_finish",
+    "ip6_list_rcv_finish",
+    "ip6_sublist_rcv",
+    "ip6_forward",
+    "ip6_pkt_",
+    "ip6_mc_input",
+    "ip6_mr_",
+    "dst_discard",
+    "br_nf_pre_routing_finish",
+];
+
+/// Whether a function that freed a packet is one of routing's.
+#[must_use]
+pub fn is_routing(function: &str) -> bool {
+    ROUTING.iter().any(|name| function.starts_with(name))
+}
 
 impl Open {
     /// The packet has a route: says which.

@@ -72,11 +72,18 @@ pub struct Link {
     pub name: String,
     /// `bridge`, `veth`, ...; `None` for plain hardware and loopback.
     pub kind: Option<String>,
-    /// The bridge or bond that it is a port of.
+    /// The bridge, bond or VRF that it is a port of.
     pub master: Option<u32>,
     pub up: bool,
     /// XDP programs, tcx programs and tc filters on it, ours left out.
     pub programs: JudgingPrograms,
+}
+
+impl Link {
+    #[must_use]
+    pub fn is_bridge(&self) -> bool {
+        self.kind.as_deref() == Some("bridge")
+    }
 }
 
 /// Who judges packets on a device, by name; in the kernel's order.
@@ -211,9 +218,13 @@ impl Network {
     /// The bridge that a device is a port of.
     #[must_use]
     pub fn bridge_of(&self, device: &str) -> Option<&Link> {
-        self.link_named(device)
-            .and_then(|link| self.link(link.master?))
-            .filter(|master| master.kind.as_deref() == Some("bridge"))
+        self.master_of(device).filter(|master| master.is_bridge())
+    }
+
+    /// The bridge, bond, VRF, ... that a device is a port of.
+    #[must_use]
+    pub fn master_of(&self, device: &str) -> Option<&Link> {
+        self.link_named(device).and_then(|link| self.link(link.master?))
     }
 
     #[must_use]

@@ -48,6 +48,8 @@ pub(super) const IN_PING: u64 = 0x2800;
 pub(super) const IN_ICMPV6: u64 = 0x2c00;
 pub(super) const IN_SOCKETS_END: u64 = 0x3000;
 pub(super) const IN_FORWARD: u64 = 0x3400;
+pub(super) const IN_BRIDGE: u64 = 0x3800;
+pub(super) const IN_TUNNEL: u64 = 0x3c00;
 pub(super) const NEW: u8 = 2;
 pub(super) const ESTABLISHED_REPLY: u8 = 3;
 pub(super) const RESET: u8 = 0x04;
@@ -181,6 +183,8 @@ impl Trace {
             IN_PING => Some("ping_rcv".to_owned()),
             IN_ICMPV6 => Some("icmpv6_rcv".to_owned()),
             IN_FORWARD => Some("ip_forward".to_owned()),
+            IN_BRIDGE => Some("br_handle_frame_finish".to_owned()),
+            IN_TUNNEL => Some("wg_xmit".to_owned()),
             IN_SOCKETS_END => Some("sk_stream_kill_queues".to_owned()),
             _ => None,
         };

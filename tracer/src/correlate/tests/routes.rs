@@ -157,4 +157,33 @@ fn a_device_above_the_one_it_came_in_by_is_told_where_the_hooks_first_say_it() {
 fn a_bridged_frame_does_not_come_in_by_the_bridge() {
     let bridged = through(&[(7, "br0")], false);
     assert_eq!(way(bridged.only()), ["eth0", "Prerouting", "Forward", "eth1"]);
+
+#[test]
+fn what_a_bridge_drops_was_not_routed() {
+    let mut trace = Trace::new();
+    let tuple = tcp(CLIENT, INNER);
+    trace.see(1, came_in(tuple));
+    // br_netfilter shows bridged packets to PREROUTING.
+    trace.see(1, before(Hook::Prerouting, -101, tuple));
+    trace.see(1, before(Hook::Prerouting, -99, tuple));
+    trace.see(1, dropped(NOT_SPECIFIED, IN_BRIDGE, tuple));
+    assert_eq!(kinds(trace.only()), ["device", "table"]);
+    assert_eq!(trace.only().outcome.location.as_deref(), Some("br_handle_frame_finish"));
+}
+
+#[test]
+fn behind_a_device_nothing_is_routed_again() {
+    for (hook, location) in [(Hook::Forward, IN_TUNNEL), (Hook::Forward, 0), (Hook::Prerouting, 0)] {
+        let mut trace = Trace::new();
+        let tuple = tcp(CLIENT, INNER);
+        trace.see(1, came_in(tuple));
+        trace.lookup(1, MAIN, 0);
+        trace.see(1, routed(before(hook, 1, tuple), "eth1", INNER.0));
+        trace.see(1, went_out(tuple));
+        // A tunnel asks for the way to its other end, or of an answer.
+        trace.lookup_of(1, CLIENT.0, MAIN, -101);
+        trace.see(1, dropped(NOT_SPECIFIED, location, tuple));
+        assert!(routes(trace.only()).iter().all(|route| route.error.is_none()), "{:?}", trace.only());
+        assert_eq!(kinds(trace.only()).last(), Some(&"device"));
+    }
 }

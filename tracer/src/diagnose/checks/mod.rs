@@ -3,6 +3,7 @@
 mod addresses;
 mod bound;
 mod bridge;
+mod bridge_loss;
 mod conntrack;
 mod docker;
 mod kernel;
@@ -24,6 +25,7 @@ pub(super) static ALL: &[&dyn Check] = &[
     &docker::RuleOnUnusedChain,
     &verdict::MixedBackends,
     &bridge::BridgedPacketFiltered,
+    &bridge_loss::BridgeDidNotForward,
     &conntrack::Invalid,
     &conntrack::Full,
     &conntrack::StaleMapping,

@@ -1,26 +1,34 @@
 //! Routing refused the packet, or could not deliver it to the next hop.
 
 use crate::{
+    correlate::is_routing,
     enrich::{Network, Question, RouteKind},
     model::{Hook, OutcomeKind, RouteStage},
 };
 
 use super::{Answer, Case, Check, leg::Leg, words};
 
-/// Where packets die that are malformed or another machine's (net/ipv4/ip_input.c, net/ipv6/ip6_input.c).
-const BEFORE_ROUTING: [&str; 2] = ["ip_rcv_core", "ip6_rcv_core"];
-
-/// The packet died between PREROUTING and what would have come next.
+/// The packet died between PREROUTING and what would have come next, in a function of routing: a bridge or a VLAN device is
+/// not asked for a way.
 fn at_routing<'a>(case: &Case<'a>) -> Option<Leg<'a>> {
     case.last().filter(|leg| {
         case.is_bad()
             && case.judge().is_none()
-            && !BEFORE_ROUTING.into_iter().any(|function| case.location_has(function))
+            && by_routing(case, leg)
             && leg.routes().all(|route| route.error.is_some())
             && ![Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting]
                 .iter()
                 .any(|hook| leg.passed(*hook))
     })
+}
+
+/// A place without a name may be any.
+fn by_routing(case: &Case<'_>, leg: &Leg<'_>) -> bool {
+    let is_port = || {
+        let network = case.network(leg.netns);
+        leg.input().zip(network).is_some_and(|(input, network)| network.bridge_of(input).is_some())
+    };
+    case.journey.outcome.location.as_deref().map_or_else(|| !is_port(), is_routing)
 }
 
 fn guess(certain: bool) -> &'static str {

@@ -1,5 +1,6 @@
 //! Hand-built journeys: for each cause one that has it, one that nearly has it, and healthy ones.
 
+mod bridges;
 mod conntrack;
 mod lab;
 mod listeners;
