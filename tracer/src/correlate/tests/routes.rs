@@ -157,6 +157,7 @@ fn a_device_above_the_one_it_came_in_by_is_told_where_the_hooks_first_say_it() {
 fn a_bridged_frame_does_not_come_in_by_the_bridge() {
     let bridged = through(&[(7, "br0")], false);
     assert_eq!(way(bridged.only()), ["eth0", "Prerouting", "Forward", "eth1"]);
+}
 
 #[test]
 fn what_a_bridge_drops_was_not_routed() {
