@@ -7,7 +7,7 @@ use crate::model::{
 use super::{
     Answer, Case, Check,
     case::ICMP_REDIRECT,
-    queue, reasons,
+    place, queue, reasons,
     ruleset::{ChainView, Maybe, Question, TableView, Target},
     words,
 };
@@ -32,64 +32,12 @@ impl Check for DroppedByKernel {
             (None, Some(location)) => format!(" in {location}"),
             (None, None) => String::new(),
         };
-        let explanation = outcome.reason.as_deref().and_then(reasons::explain);
-        let redirect =
-            (case.protocol(), case.journey.packet.icmp_type) == (Protocol::ICMP, Some(ICMP_REDIRECT));
         let outside = outside_ip(case);
         let queued = queue::explain(case);
-        let (why, fix) = match (outcome.reason.as_deref(), explanation) {
-            _ if let Some(queued) = &queued => (queued.why.clone(), queued.fix),
-            (Some("NETFILTER_DROP"), _) if redirect && case.state() == Some(CtState::Related) => (
-                "it is a redirect about a connection that NAT translates, or has not decided about yet, and NAT lets none of \
-                 those out"
-                    .to_owned(),
-                "# nothing: harmless; it shows that the packet it is about left by the device that it came in by",
-            ),
-            (Some("NETFILTER_DROP"), _) if !outside.is_empty() => (
-                "a chain of hook ingress or egress, or of family bridge, refused it, which judge at the device and \
-                 not at the hooks of IP; what can have done so there is below"
-                    .to_owned(),
-                "nft -a list ruleset  # read-only; then `nft delete rule ...` by handle",
-            ),
-            (Some("NETFILTER_DROP"), _)
-                if case
-                    .last()
-                    .and_then(|leg| leg.netfilter().next_back())
-                    .is_some_and(NetfilterStage::was_being_changed) =>
-            (
-                "netfilter refused it while the ruleset was being changed, so whether an old rule, a new one or a policy \
-                 did is not certain"
-                    .to_owned(),
-                "# send the packet again: the new rules stand now",
-            ),
-            (Some("NETFILTER_DROP"), _) => (
-                "netfilter refused it, and which rule or function did so was not seen".to_owned(),
-                "pathtrace --rules auto  # if rules were off; `pathtrace doctor` lists what judges at each hook",
-            ),
-            _ if is_silent_listener(case) => (
-                "the listening socket took it and answered nothing; most likely its queue of new connections is full: \
-                 the program accepts too slowly, or not at all"
-                    .to_owned(),
-                "ss -ltn  # Recv-Q above Send-Q: full; raise net.core.somaxconn and the program's backlog, or see why it does not accept",
-            ),
-            (Some("IP_INHDR"), _) if is_too_old(case) => (
-                "its TTL (hop limit) ran out".to_owned(),
-                "# nothing, if somebody traces the route; else look for a routing loop, or a rule that sets the TTL",
-            ),
-            _ if case.reason_is_vague() && case.last().is_some_and(|leg| leg.is_for_group()) => (
-                "most likely nobody here listens to that group or broadcast (this kernel gives no reason)"
-                    .to_owned(),
-                "# nothing: harmless; every host of the network gets such packets. To see who listens: ip maddress; ss -uln",
-            ),
-            (_, Some((meaning, look))) => (meaning.to_owned(), look),
-            (Some(reason), None) if !case.reason_is_vague() => (
-                format!("the kernel's reason is {reason}"),
-                "# look for that name in the kernel's include/net/dropreason-core.h",
-            ),
-            _ => (
-                "this kernel gives no reason for it".to_owned(),
-                "# the place named above is the only trace; newer kernels (5.17 on) give reasons",
-            ),
+        let (why, fix) = match (&queued, place::explain(case)) {
+            (Some(queued), _) => (queued.why.clone(), queued.fix.to_owned()),
+            (None, Some(told)) => (told.why, told.fix),
+            (None, None) => why(case, !outside.is_empty()),
         };
         let summary = format!(
             "The kernel {} {}{place}: {why}.",
@@ -106,8 +54,73 @@ impl Check for DroppedByKernel {
         .collect();
         evidence.extend(outside);
         evidence.extend(queued.into_iter().flat_map(|queued| queued.evidence));
-        Answer::Found(words::finding(self.code(), &summary, &evidence, fix))
+        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
     }
+}
+
+/// Why, and what to look at; `outside`: something besides the hooks of IP can have refused it.
+fn why(case: &Case<'_>, outside: bool) -> (String, String) {
+    let outcome = &case.journey.outcome;
+    let explanation = outcome.reason.as_deref().and_then(reasons::explain);
+    let redirect = (case.protocol(), case.journey.packet.icmp_type) == (Protocol::ICMP, Some(ICMP_REDIRECT));
+    let (why, fix) = match (outcome.reason.as_deref(), explanation) {
+        (Some("NETFILTER_DROP"), _) if redirect && case.state() == Some(CtState::Related) => (
+            "it is a redirect about a connection that NAT translates, or has not decided about yet, and NAT lets none of \
+             those out"
+                .to_owned(),
+            "# nothing: harmless; it shows that the packet it is about left by the device that it came in by",
+        ),
+        (Some("NETFILTER_DROP"), _) if outside => (
+            "a chain of hook ingress or egress, or of family bridge, refused it, which judge at the device and \
+             not at the hooks of IP; what can have done so there is below"
+                .to_owned(),
+            "nft -a list ruleset  # read-only; then `nft delete rule ...` by handle",
+        ),
+        (Some("NETFILTER_DROP"), _)
+            if case
+                .last()
+                .and_then(|leg| leg.netfilter().next_back())
+                .is_some_and(NetfilterStage::was_being_changed) =>
+        (
+            "netfilter refused it while the ruleset was being changed, so whether an old rule, a new one or a policy \
+             did is not certain"
+                .to_owned(),
+            "# send the packet again: the new rules stand now",
+        ),
+        (Some("NETFILTER_DROP"), _) => (
+            "netfilter refused it, and which rule or function did so was not seen".to_owned(),
+            "pathtrace --rules auto  # if rules were off; `pathtrace doctor` lists what judges at each hook",
+        ),
+        _ if is_silent_listener(case) => (
+            "the listening socket took it and answered nothing; most likely its queue of new connections is full: \
+             the program accepts too slowly, or not at all"
+                .to_owned(),
+            "ss -ltn  # Recv-Q above Send-Q: full; raise net.core.somaxconn and the program's backlog, or see why it does not accept",
+        ),
+        (Some("IP_INHDR"), _) if is_too_old(case) => (
+            "its TTL (hop limit) ran out".to_owned(),
+            "# nothing, if somebody traces the route; else look for a routing loop, or a rule that sets the TTL",
+        ),
+        _ if case.reason_is_vague() && case.last().is_some_and(|leg| leg.is_for_group()) => (
+            "most likely nobody here listens to that group or broadcast (this kernel gives no reason)"
+                .to_owned(),
+            "# nothing: harmless; every host of the network gets such packets. To see who listens: ip maddress; ss -uln",
+        ),
+        (_, Some((meaning, look))) => (meaning.to_owned(), look),
+        (Some(reason), None) if !case.reason_is_vague() => (
+            format!("the kernel's reason is {reason}"),
+            "# look for that name in the kernel's include/net/dropreason-core.h",
+        ),
+        (Some(_), _) => (
+            "this kernel gives no reason for it".to_owned(),
+            "# the place named above is the only trace: that function in the kernel's source",
+        ),
+        (None, _) => (
+            "this kernel gives no reason for it".to_owned(),
+            "# the place named above is the only trace; newer kernels (5.17 on) give reasons",
+        ),
+    };
+    (why, fix.to_owned())
 }
 
 /// A SYN that the kernel calls consumed, so without a reason, and that was not answered.

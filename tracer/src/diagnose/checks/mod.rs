@@ -8,6 +8,7 @@ mod conntrack;
 mod docker;
 mod kernel;
 mod listener;
+mod place;
 mod program;
 mod proxy;
 mod queue;

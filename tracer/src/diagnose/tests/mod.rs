@@ -4,6 +4,7 @@ mod bridges;
 mod conntrack;
 mod lab;
 mod listeners;
+mod places;
 mod program;
 mod published;
 mod replies;
