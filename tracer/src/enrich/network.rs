@@ -274,7 +274,9 @@ impl Network {
             .filter(|rule| rule.refuses.is_some() && !rule.other_conditions)
     }
 
-    fn route_in(&self, table: u32, destination: IpAddr) -> Option<&Route> {
+    /// The route that one table has for an address.
+    #[must_use]
+    pub fn route_in(&self, table: u32, destination: IpAddr) -> Option<&Route> {
         self.routes
             .iter()
             .filter(|route| route.table == table && route.destination.contains(destination))

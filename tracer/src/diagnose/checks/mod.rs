@@ -8,6 +8,7 @@ mod conntrack;
 mod docker;
 mod kernel;
 mod listener;
+mod no_route;
 mod place;
 mod program;
 mod proxy;
@@ -33,7 +34,7 @@ pub(super) static ALL: &[&dyn Check] = &[
     &routing::IpForwardingOff,
     &routing::RouteLocalnetOff,
     &routing::ReversePathFilter,
-    &routing::NoRoute,
+    &no_route::NoRoute,
     &routing::NeighbourUnreachable,
     &replies::PrivateSourceNotTranslated,
     &replies::ReplyBypassesNat,

@@ -3,7 +3,7 @@
 use crate::{
     correlate::is_routing,
     enrich::{Network, Question, RouteKind},
-    model::{Hook, OutcomeKind, RouteStage},
+    model::{Hook, OutcomeKind},
 };
 
 use super::{Answer, Case, Check, leg::Leg, words};
@@ -84,7 +84,7 @@ impl Check for IpForwardingOff {
 }
 
 /// One line with the kernel's own words.
-fn ended(case: &Case<'_>) -> String {
+pub(super) fn ended(case: &Case<'_>) -> String {
     let outcome = &case.journey.outcome;
     let reason = outcome.reason.as_deref().unwrap_or("no reason given");
     match &outcome.location {
@@ -202,129 +202,6 @@ fn way_back<'a>(network: &'a Network, leg: &Leg<'_>, input: &str) -> Back<'a> {
     }
 }
 
-/// No route leads to the destination.
-pub(super) struct NoRoute;
-
-impl Check for NoRoute {
-    fn code(&self) -> &'static str {
-        "no-route"
-    }
-
-    fn look(&self, case: &Case<'_>) -> Answer {
-        let Some(leg) = case.last().filter(|_| case.is_bad() && case.judge().is_none()) else {
-            return Answer::No;
-        };
-        let by_reason = case.reason_is(&["IP_INNOROUTES", "IP_OUTNOROUTES"]);
-        let failed = failed_route(&leg).filter(|_| by_reason || case.reason_is_vague());
-        let network = case.network(leg.netns);
-        let at_refusal =
-            by_reason || (case.reason_is_vague() && REFUSALS.iter().any(|place| case.location_has(place)));
-        let refusing = network.filter(|_| at_refusal).and_then(|network| refusal(network, ask(&leg)));
-        if !by_reason && failed.is_none() && refusing.is_none() {
-            return Answer::No;
-        }
-        let after = if leg.destination_rewritten().is_some() { "after translation, " } else { "" };
-        let by_rule = refusing.as_ref().is_some_and(|refusing| refusing.by_rule);
-        let why = match &refusing {
-            Some(refusing) => format!("{} refuses it", refusing.text),
-            None => format!("no route leads to {}", leg.exit.destination),
-        };
-        let summary = format!(
-            "{} was {}: {after}{why}.",
-            words::packet(case.protocol(), leg.entry),
-            words::ending(case)
-        );
-        let mut evidence: Vec<String> =
-            leg.destination_rewritten().map(words::rewriting).into_iter().collect();
-        evidence.extend(failed.filter(|_| !by_rule).map(|route| {
-            format!(
-                "route: lookup for {} gave {}",
-                route.destination,
-                route.error.as_deref().unwrap_or("an error")
-            )
-        }));
-        evidence.push(ended(case));
-        evidence.extend(
-            case.journey
-                .outcome
-                .answer
-                .as_ref()
-                .map(|answer| format!("answered {} with {answer}", leg.entry.source)),
-        );
-        let fix = match (refusing, leg.destination_rewritten()) {
-            (Some(refusing), _) => refusing.fix,
-            (None, None) if leg.exit.destination.is_multicast() => group_fix(&leg),
-            (None, Some(_)) => format!(
-                "ip route get {}  # is the NAT rule's target right, and its network attached (container, bridge or VPN down)?",
-                leg.exit.destination
-            ),
-            (None, None) => {
-                format!("ip route get {0}  # then: ip route add {0} via GATEWAY", leg.exit.destination)
-            }
-        };
-        Answer::Found(words::finding(self.code(), &summary, &evidence, &fix))
-    }
-}
-
-/// A group is reached by its device's own route, which comes with the device.
-fn group_fix(leg: &Leg<'_>) -> String {
-    let device = leg.input().or_else(|| leg.output()).unwrap_or("DEVICE");
-    format!(
-        "# nothing, if {device} came up just now: its route to groups comes with it. Else: ip addr show dev {device}"
-    )
-}
-
-fn ask<'a>(leg: &Leg<'a>) -> Question<'a> {
-    let mark = leg.routes().next_back().and_then(|route| route.mark).unwrap_or_default();
-    Question { source: Some(leg.exit.source), input: leg.input(), mark, ..Question::to(leg.exit.destination) }
-}
-
-/// Where packets end that a route or rule refuses (net/ipv4/route.c; `dst_discard_out` in net/core/dst.c for a
-/// blackhole of IPv6).
-const REFUSALS: [&str; 2] = ["ip_error", "dst_discard"];
-
-/// What refuses the packet: a route, or a policy rule before any route.
-struct Refusing {
-    text: String,
-    by_rule: bool,
-    fix: String,
-}
-
-fn refusal(network: &Network, question: Question<'_>) -> Option<Refusing> {
-    if let Some(rule) = network.refusing_rule(question) {
-        let kind = match rule.refuses? {
-            RouteKind::Blackhole => "blackhole",
-            RouteKind::Prohibit => "prohibit",
-            _ => "unreachable",
-        };
-        let (ip, priority) = (if rule.ipv6 { "ip -6" } else { "ip" }, rule.priority);
-        let text = format!("the policy rule {priority} (`{kind}`, see `{ip} rule`)");
-        let fix =
-            format!("{ip} rule show  # then, if that rule is not wanted: {ip} rule del pref {priority}");
-        return Some(Refusing { text, by_rule: true, fix });
-    }
-    let route = network.route(question).filter(|route| !route.kind.leads_on())?;
-    let ip = if question.destination.is_ipv6() { "ip -6" } else { "ip" };
-    let text = network.route_text(route);
-    let fix = format!(
-        "{ip} route show table {}  # then, if that route is not wanted: {ip} route del {text}",
-        route.table
-    );
-    Some(Refusing { text: format!("the route `{text}`"), by_rule: false, fix })
-}
-
-/// The last routing decision, if it failed.
-fn failed_route<'a>(leg: &Leg<'a>) -> Option<&'a RouteStage> {
-    leg.routes().next_back().filter(|route| {
-        let errno = route.error.as_deref();
-        route.device.is_none()
-            && matches!(
-                errno,
-                Some("ENETUNREACH" | "EHOSTUNREACH" | "ENETDOWN" | "EACCES" | "EINVAL" | "ESRCH")
-            )
-    })
-}
-
 /// The next hop does not answer ARP or neighbour discovery.
 pub(super) struct NeighbourUnreachable;
 
@@ -397,4 +274,10 @@ fn next_hop<'a>(case: &Case<'a>, leg: &Leg<'a>) -> (Option<&'a str>, std::net::I
     };
     let (device, gateway) = seen.filter(|(device, _)| device.is_some()).or_else(known).unwrap_or_default();
     (device.or_else(|| leg.output()), gateway.unwrap_or(leg.exit.destination))
+}
+
+/// The way of the packet as it was at last.
+pub(super) fn ask<'a>(leg: &Leg<'a>) -> Question<'a> {
+    let mark = leg.routes().next_back().and_then(|route| route.mark).unwrap_or_default();
+    Question { source: Some(leg.exit.source), input: leg.input(), mark, ..Question::to(leg.exit.destination) }
 }

@@ -168,6 +168,62 @@ fn a_route_that_refuses_is_named() {
     assert_eq!(v6.fix, fix);
 }
 
+/// c0 belongs to VRF vred; its table is 100, which the rules do not name (`l3mdev`).
+fn in_vrf(error: &str, table: Option<u32>) -> Lab {
+    let lab = Lab::tcp(CLIENT, "10.99.0.1:80").comes_in("c0").edit(|lab| {
+        let vrf = Link {
+            index: 9,
+            name: "vred".to_owned(),
+            kind: Some("vrf".to_owned()),
+            master: None,
+            up: true,
+            programs: JudgingPrograms::default(),
+        };
+        lab.network.links.push(vrf);
+        lab.network.links.iter_mut().find(|link| link.name == "c0").unwrap().master = Some(9);
+        let rule = PolicyRule { priority: 1000, other_conditions: true, ..lab.network.rules[0].clone() };
+        lab.network.rules.insert(0, rule);
+    });
+    lab.push(StageKind::Route(RouteStage {
+        table,
+        destination: ip("10.99.0.1"),
+        device: None,
+        gateway: None,
+        error: Some(error.to_owned()),
+        route_type: None,
+        mark: None,
+    }))
+}
+
+#[test]
+fn in_a_vrf_its_own_table_is_asked() {
+    let finding = in_vrf("ENETUNREACH", None).dropped("IP_INNOROUTES", "ip_error").only("no-route");
+    assert!(finding.summary.ends_with("no route leads to 10.99.0.1 in VRF vred."), "{}", finding.summary);
+    let fix = "ip route get 10.99.0.1 vrf vred  # then: ip route add 10.99.0.1 vrf vred via GATEWAY";
+    assert_eq!(finding.fix, fix);
+}
+
+#[test]
+fn a_table_whose_default_is_unreachable_is_named() {
+    let refused = |known| {
+        in_vrf("EHOSTUNREACH", Some(100))
+            .edit(|lab| {
+                let destination = Prefix::new(ip("0.0.0.0"), 0).unwrap();
+                let kind = RouteKind::Unreachable;
+                let route = Route { table: 100, destination, kind, metric: 0, nexthops: Vec::new() };
+                lab.network.routes.extend(Some(route).filter(|_| known));
+            })
+            .dropped("NOT_SPECIFIED", "ip_error")
+            .only("no-route")
+    };
+    let finding = refused(true);
+    let said = "the route `unreachable default table 100` refuses it.";
+    assert!(finding.summary.ends_with(said), "{}", finding.summary);
+    assert!(finding.fix.ends_with("ip route del unreachable default table 100"), "{}", finding.fix);
+    let guess = refused(false).summary;
+    assert!(guess.ends_with("most likely a route of type unreachable in table 100 refuses it."), "{guess}");
+}
+
 #[test]
 fn a_policy_rule_that_refuses_is_named() {
     let finding = Lab::tcp(CLIENT, "10.8.0.2:80")
