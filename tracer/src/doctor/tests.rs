@@ -64,6 +64,7 @@ impl Host {
                 udp_l3mdev_accept: None,
                 conntrack: Some(ConntrackUse { count: 10, max: 1000, dropped: Some(0) }),
                 queues: None,
+                ipvs: None,
             },
             network: Network {
                 links: vec![Link {

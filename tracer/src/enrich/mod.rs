@@ -4,6 +4,7 @@
 
 mod containers;
 mod docker;
+mod ipvs;
 mod loggers;
 mod netns;
 mod network;
@@ -18,6 +19,7 @@ mod sysctl;
 pub use crate::netns::Roots;
 
 pub use containers::Containers;
+pub use ipvs::IpvsService;
 pub use loggers::{Logger, Loggers};
 pub use netns::{NetnsPath, in_netns};
 pub use network::{

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::queues::NfQueue;
+use super::{ipvs::IpvsService, queues::NfQueue};
 
 /// The settings of one device, or of `all`. `None`: this kernel has no such file (IPv6 off), or it is unreadable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Settings {
     pub conntrack: Option<ConntrackUse>,
     /// Queues that a program reads; `None` where they cannot be read.
     pub queues: Option<Vec<NfQueue>>,
+    /// Virtual services of IPVS; `None` where they cannot be read.
+    pub ipvs: Option<Vec<IpvsService>>,
 }
 
 impl Settings {
@@ -70,6 +72,7 @@ impl Settings {
             udp_l3mdev_accept: flag(&net.join("ipv4/udp_l3mdev_accept")),
             conntrack: conntrack(proc, &net),
             queues: NfQueue::read(proc),
+            ipvs: IpvsService::read(proc),
         })
     }
 

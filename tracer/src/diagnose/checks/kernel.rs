@@ -89,7 +89,7 @@ fn why(case: &Case<'_>, outside: bool) -> (String, String) {
         ),
         (Some("NETFILTER_DROP"), _) => (
             "netfilter refused it, and which rule or function did so was not seen".to_owned(),
-            "pathtrace --rules auto  # if rules were off; `pathtrace doctor` lists what judges at each hook",
+            if rules_were_read(case) { JUDGES } else { RULES_OFF },
         ),
         _ if is_silent_listener(case) => (
             "the listening socket took it and answered nothing; most likely its queue of new connections is full: \
@@ -121,6 +121,16 @@ fn why(case: &Case<'_>, outside: bool) -> (String, String) {
         ),
     };
     (why, fix.to_owned())
+}
+
+const JUDGES: &str = "pathtrace doctor  # lists what judges at each hook, besides rules";
+const RULES_OFF: &str =
+    "pathtrace --rules auto  # if rules were off; `pathtrace doctor` lists what judges at each hook";
+
+/// Whether some table's rules were: so they were not off.
+fn rules_were_read(case: &Case<'_>) -> bool {
+    let mut stages = case.legs().into_iter().flat_map(|leg| leg.netfilter().collect::<Vec<_>>());
+    stages.any(|stage| stage.rules_source.is_some())
 }
 
 /// A SYN that the kernel calls consumed, so without a reason, and that was not answered.

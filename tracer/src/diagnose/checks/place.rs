@@ -1,5 +1,7 @@
 //! What the place where the kernel freed a packet says, where its reason says nothing or too little.
 
+use crate::model::Hook;
+
 use super::{Case, words};
 
 /// Why, and what to look at.
@@ -17,6 +19,7 @@ pub(super) fn explain(case: &Case<'_>) -> Option<Told> {
     let function = case.journey.outcome.location.as_deref()?.split('.').next()?;
     match function {
         "__netif_receive_skb_core" => idle_slave(case),
+        "nf_hook_slow" => refused_by_ipvs(case),
         _ if !case.reason_is_vague() => None,
         "wg_xmit" => Some(no_peer(case)),
         "vlan_do_receive" => Some(vlan_down(case)),
@@ -88,4 +91,27 @@ fn no_way_for_tunnel(case: &Case<'_>) -> Told {
         ),
         fix: format!("ip -d link show {shown}  # then, of the address behind `remote`: ip route get ADDRESS"),
     }
+}
+
+/// IPVS judges at INPUT and OUTPUT, unseen, and refuses what no server is there for (`ip_vs_leave`,
+/// net/netfilter/ipvs/ip_vs_core.c).
+fn refused_by_ipvs(case: &Case<'_>) -> Option<Told> {
+    let leg = case.last()?;
+    let hook = leg.netfilter().next_back().map(|stage| stage.hook);
+    let by_netfilter = case.reason_is(&["NETFILTER_DROP"]) || case.journey.outcome.reason.is_none();
+    if !by_netfilter || matches!(hook, Some(Hook::Forward | Hook::Postrouting)) {
+        return None;
+    }
+    let services = case.settings(leg.netns)?.ipvs.as_ref()?;
+    let service = services.iter().find(|service| service.takes(case.protocol(), &leg.exit))?;
+    let to = leg.exit.destination_text();
+    let servers = match service.servers {
+        0 => "which has no real server",
+        _ => "for want of a server that takes it",
+    };
+    Some(Told {
+        why: format!("most likely IPVS refused it: {to} is a virtual service of IPVS, {servers}"),
+        fix: "ipvsadm -ln  # its real servers and their weights; then see what should add them (kube-proxy, keepalived)"
+            .to_owned(),
+    })
 }

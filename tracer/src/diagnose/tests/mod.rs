@@ -22,9 +22,9 @@ use jiff::Timestamp;
 
 use crate::{
     enrich::{
-        Address, Containers, DeviceSettings, Endpoint, JudgingPrograms, Limits, Link, Network, Nexthop,
-        NfQueue, Owner, PolicyRule, Prefix, Reading, Route, RouteKind, Settings, SocketEntry, SocketState,
-        Sockets, Surroundings,
+        Address, Containers, DeviceSettings, Endpoint, IpvsService, JudgingPrograms, Limits, Link, Network,
+        Nexthop, NfQueue, Owner, PolicyRule, Prefix, Reading, Route, RouteKind, Settings, SocketEntry,
+        SocketState, Sockets, Surroundings,
     },
     model::{
         Backend, Conntrack, CtState, DecidedBy, DeviceDirection, DeviceStage, Direction, Family, Finding,

@@ -64,3 +64,29 @@ fn only_a_kernel_without_reasons_is_called_old() {
     old.journey.outcome.reason = None;
     assert!(old.only("dropped-by-kernel").fix.contains("newer kernels (5.17 on)"));
 }
+
+#[test]
+fn a_virtual_service_without_a_server() {
+    let refused = |port, servers| {
+        let address = ip("10.1.0.1");
+        Lab::tcp("10.1.0.2:4000", "10.1.0.1:8088")
+            .comes_in("c0")
+            .accepted(Hook::Input)
+            .edit(|lab| {
+                let service = IpvsService { protocol: Protocol::TCP, address, port, servers };
+                lab.settings.ipvs = Some(vec![service]);
+            })
+            .dropped("NETFILTER_DROP", "nf_hook_slow")
+            .only("dropped-by-kernel")
+    };
+    let finding = refused(8088, 0);
+    let said =
+        "most likely IPVS refused it: 10.1.0.1:8088 is a virtual service of IPVS, which has no real server";
+    assert!(finding.summary.contains(said), "{}", finding.summary);
+    assert!(finding.fix.starts_with("ipvsadm -ln"), "{}", finding.fix);
+    assert!(refused(8088, 2).summary.contains("for want of a server"));
+    // Of another port; the rules of a table were seen, so they were not off.
+    let unknown = refused(80, 0);
+    assert!(unknown.summary.contains("was not seen"), "{}", unknown.summary);
+    assert!(unknown.fix.starts_with("pathtrace doctor"), "{}", unknown.fix);
+}

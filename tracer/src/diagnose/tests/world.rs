@@ -118,6 +118,7 @@ pub(super) fn settings() -> Settings {
         udp_l3mdev_accept: Some(false),
         conntrack: None,
         queues: None,
+        ipvs: None,
     }
 }
 
