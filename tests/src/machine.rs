@@ -5,7 +5,10 @@ use std::{
     env, fs,
     path::Path,
     process::Command,
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Result;
@@ -188,7 +191,12 @@ pub fn drop_reasons() -> &'static BTreeSet<String> {
 /// they are there once that is loaded.
 #[must_use]
 pub fn has_nft_types() -> bool {
-    ["nf_tables", "vmlinux"].iter().any(|part| names(&type_data(part)).any(|name| name == b"nft_base_chain"))
+    /// Looking through all names takes a while, and many tests ask for every packet. What a module brings may come yet.
+    static HAS: AtomicBool = AtomicBool::new(false);
+    let has = |part: &&str| names(&type_data(part)).any(|name| name == b"nft_base_chain");
+    let found = HAS.load(Ordering::Relaxed) || ["nf_tables", "vmlinux"].iter().any(has);
+    HAS.store(found, Ordering::Relaxed);
+    found
 }
 
 /// Whether this kernel has a tracepoint, and not in a module.

@@ -103,7 +103,7 @@ impl Group {
         match self {
             Self::Doctor | Self::Compare => 5 * 60,
             Self::Rules => 20 * 60,
-            Self::Live => 30 * 60,
+            Self::Live => 40 * 60,
             Self::Docker => 40 * 60,
             Self::Scenarios => 60 * 60,
         }
