@@ -4,9 +4,10 @@
 //! Kernel side: `bpf_nf_link_attach` (net/netfilter/nf_bpf_link.c), from 6.4 with CONFIG_NETFILTER_BPF_LINK.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    thread,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -88,6 +89,21 @@ impl Programs {
             _judge: judge,
             loaded: HashMap::new(),
         })
+    }
+
+    /// Loads what will be needed for these places, side by side: the verifier's work on a probe that decides takes as long as
+    /// placing all. What is refused, [`Self::attach`] says.
+    pub fn prepare(&mut self, places: &[Place]) {
+        let is_missing = |key: &(i32, u32)| key.1 != role::FOLLOW && !self.loaded.contains_key(key);
+        let missing: BTreeSet<_> =
+            places.iter().map(|place| (place.priority, place.role)).filter(is_missing).collect();
+        let this = &*self;
+        let loaded: Vec<_> = thread::scope(|scope| {
+            let jobs: Vec<_> =
+                missing.into_iter().map(|key| (key, scope.spawn(move || this.load(key.0, key.1)))).collect();
+            jobs.into_iter().filter_map(|(key, job)| Some((key, job.join().ok()?.ok()?))).collect()
+        });
+        self.loaded.extend(loaded);
     }
 
     /// Places a probe in the network namespace of the calling thread. It is gone when the descriptor is closed.

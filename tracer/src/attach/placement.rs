@@ -281,6 +281,7 @@ impl Namespace {
         if missing.is_empty() {
             return Ok(true);
         }
+        programs.prepare(&missing);
         let added = in_netns(&self.path, || -> Result<Option<Vec<(Place, OwnedFd)>>> {
             let mut added = Vec::with_capacity(missing.len());
             for place in missing {
