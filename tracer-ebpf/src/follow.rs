@@ -205,10 +205,11 @@ pub(crate) fn copied_from(skb: u64) -> Option<u64> {
     if may_be && is_copy(skb) != 0 { Some(hand.skb) } else { None }
 }
 
-/// Whether the followed packet, which is being freed, goes on as a copy with more room in front (`skb_expand_head`,
-/// net/core/skbuff.c, 6.18): the next device sees that copy. `location` is who frees it.
+/// Goes on following a packet that is being freed where the kernel goes on with a copy that has more room in front
+/// (`skb_expand_head`, net/core/skbuff.c, 6.18): the next device sees that copy. `location` is who frees it; false where that
+/// is not so.
 #[inline(always)]
-pub(crate) fn is_expanded(skb: u64, location: u64) -> bool {
+pub(crate) fn keep_for_copy(skb: u64, location: u64) -> bool {
     let Some([start, end]) = EXPANDS.get(0).copied() else { return false };
     if location < start || location >= end || !is_in_hand(skb) {
         return false;
@@ -220,7 +221,7 @@ pub(crate) fn is_expanded(skb: u64, location: u64) -> bool {
     true
 }
 
-/// Whether the packet in hand on this CPU goes on as a copy ([`is_expanded`]).
+/// Whether the packet in hand on this CPU goes on as a copy ([`keep_for_copy`]).
 #[inline(always)]
 pub(crate) fn awaits_copy() -> bool {
     // SAFETY: a valid per-CPU map value.

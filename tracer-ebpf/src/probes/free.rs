@@ -46,7 +46,7 @@ pub(crate) fn packet_consume(ctx: RawTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(0) as u64;
     if follow::find(skb).is_some() {
         let location = if has!(consume_location) { ctx.arg::<*const u8>(1) as u64 } else { 0 };
-        if has!(consume_location) && follow::is_expanded(skb, location) {
+        if has!(consume_location) && follow::keep_for_copy(skb, location) {
             return 0;
         }
         freed(Kind::Consume, skb, location, 0);

@@ -54,16 +54,8 @@ mod tests {
 
     #[test]
     fn only_an_uncertain_drop_on_the_way_to_a_queue_is_one() {
-        let end = |result, location: &str| Outcome {
-            result,
-            stage: Some(0),
-            reason: None,
-            location: Some(location.to_owned()),
-            device: None,
-            left_as: None,
-            socket: None,
-            answer: None,
-        };
+        let end =
+            |result, location: &str| Outcome { location: Some(location.to_owned()), ..Outcome::new(result) };
         let untaken = end(OutcomeKind::Dropped, UNTAKEN_IN);
         assert!(was_queued(&stage(false, Verdict::Drop), &untaken));
         // Its rules tell: nothing is put above them.

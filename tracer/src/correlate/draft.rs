@@ -148,16 +148,9 @@ impl Open {
             looks: Looks::of(&first),
             stages: self.stages,
             conntrack,
-            outcome: self.outcome.unwrap_or(Outcome {
-                result: OutcomeKind::Incomplete,
-                stage: last_stage,
-                reason: None,
-                location: None,
-                device: None,
-                left_as: None,
-                socket: None,
-                answer: None,
-            }),
+            outcome: self
+                .outcome
+                .unwrap_or(Outcome { stage: last_stage, ..Outcome::new(OutcomeKind::Incomplete) }),
             notes: self.notes,
             netns: self.netns,
             last_tuple: self.tuple.unwrap_or(tuple),

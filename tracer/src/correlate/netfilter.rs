@@ -42,9 +42,9 @@ impl Open {
             let stage = DeviceStage { device, ifindex, direction, xdp: false, programs: Vec::new() };
             self.push(DraftStage::Device(stage));
         }
-        let ifindex = sight.raw.in_ifindex;
-        if hook == Hook::Prerouting && self.input.is_none_or(|input| input.ifindex != ifindex) {
-            self.input = Some(Input { ifindex, time: sight.raw.head.time, at: self.stages.len() });
+        let here = self.input_here(sight);
+        if hook == Hook::Prerouting && self.input.is_none_or(|input| !input.is_at(&here)) {
+            self.input = Some(here);
         }
         if self.hook != Some(hook) {
             self.enter_hook(sight, hook);
@@ -109,6 +109,12 @@ impl Open {
         }
     }
 
+    /// The device with which a hook sees it, as if that were news.
+    fn input_here(&self, sight: &SightEvent) -> Input {
+        let raw = &sight.raw;
+        Input { netns: raw.netns, ifindex: raw.in_ifindex, time: raw.head.time, at: self.stages.len() }
+    }
+
     /// A device gave the packet to one above it (VLAN, bond, VRF, macvlan) where nobody looks: the hooks say which that was.
     fn came_in(&mut self, sight: &SightEvent) {
         let (ifindex, netns) = (sight.raw.in_ifindex, sight.raw.netns);
@@ -120,8 +126,8 @@ impl Open {
         if last.is_none_or(|last| last == (DeviceDirection::In, ifindex, netns)) {
             return;
         }
-        let here = Input { ifindex, time: sight.raw.head.time, at: self.stages.len() };
-        let input = self.input.filter(|input| input.ifindex == ifindex).unwrap_or(here);
+        let here = self.input_here(sight);
+        let input = self.input.filter(|input| input.is_at(&here)).unwrap_or(here);
         let direction = DeviceDirection::In;
         let stage = DeviceStage { device, ifindex, direction, xdp: false, programs: Vec::new() };
         let stage = TimedStage { stage: DraftStage::Device(stage), time: input.time, netns };

@@ -65,10 +65,18 @@ pub(super) struct InGap {
 /// A packet came to PREROUTING with this device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input {
+    pub(super) netns: u32,
     pub(super) ifindex: u32,
     pub(super) time: u64,
     /// How many stages came before.
     pub(super) at: usize,
+}
+
+impl Input {
+    /// Whether both are of the same device.
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        (self.netns, self.ifindex) == (other.netns, other.ifindex)
+    }
 }
 
 /// A journey under way.
@@ -162,16 +170,7 @@ impl Open {
     }
 
     pub(super) fn end(&mut self, result: OutcomeKind, stage: Option<usize>) -> &mut Outcome {
-        self.outcome.insert(Outcome {
-            result,
-            stage,
-            reason: None,
-            location: None,
-            device: None,
-            left_as: None,
-            socket: None,
-            answer: None,
-        })
+        self.outcome.insert(Outcome { stage, ..Outcome::new(result) })
     }
 
     pub(super) fn last_stage(&self) -> Option<usize> {

@@ -1,5 +1,7 @@
 //! Links, addresses, routes, policy rules and neighbours of a namespace, and the questions asked of them. Pure.
 
+mod kinds;
+
 use std::{fmt, net::IpAddr};
 
 /// An address with a prefix length.
@@ -77,13 +79,6 @@ pub struct Link {
     pub up: bool,
     /// XDP programs, tcx programs and tc filters on it, ours left out.
     pub programs: JudgingPrograms,
-}
-
-impl Link {
-    #[must_use]
-    pub fn is_bridge(&self) -> bool {
-        self.kind.as_deref() == Some("bridge")
-    }
 }
 
 /// Who judges packets on a device, by name; in the kernel's order.

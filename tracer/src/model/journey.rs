@@ -134,6 +134,23 @@ impl OutcomeKind {
     }
 }
 
+impl Outcome {
+    /// Nothing is known but the result.
+    #[must_use]
+    pub fn new(result: OutcomeKind) -> Self {
+        Self {
+            result,
+            stage: None,
+            reason: None,
+            location: None,
+            device: None,
+            left_as: None,
+            socket: None,
+            answer: None,
+        }
+    }
+}
+
 /// How the journey ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Outcome {

@@ -60,16 +60,7 @@ impl Way {
             segments: None,
             quoted: None,
         };
-        let outcome = Outcome {
-            result: OutcomeKind::Incomplete,
-            stage: None,
-            reason: None,
-            location: None,
-            device: None,
-            left_as: None,
-            socket: None,
-            answer: None,
-        };
+        let outcome = Outcome::new(OutcomeKind::Incomplete);
         let journey = Journey {
             id,
             flow: Some(3),

@@ -89,7 +89,8 @@ impl Lab {
     }
 
     pub(super) fn goes_out(mut self, device: &str) -> Self {
-        self.journey.outcome = Outcome { device: Some(device.to_owned()), ..outcome(OutcomeKind::Forwarded) };
+        self.journey.outcome =
+            Outcome { device: Some(device.to_owned()), ..Outcome::new(OutcomeKind::Forwarded) };
         self.device(device, DeviceDirection::Out)
     }
 
@@ -172,7 +173,7 @@ impl Lab {
             reason: Some("NETFILTER_DROP".to_owned()),
             location: Some("nf_hook_slow".to_owned()),
             stage: Some(self.journey.stages.len()),
-            ..outcome(result)
+            ..Outcome::new(result)
         };
         self.stage(hook, "filter", |stage| {
             stage.verdict = Some(verdict);
@@ -186,7 +187,7 @@ impl Lab {
         self.journey.outcome = Outcome {
             reason: Some(reason.to_owned()),
             location: Some(location.to_owned()),
-            ..outcome(OutcomeKind::Dropped)
+            ..Outcome::new(OutcomeKind::Dropped)
         };
         self
     }
@@ -202,7 +203,7 @@ impl Lab {
     }
 
     pub(super) fn delivered(mut self) -> Self {
-        self.journey.outcome = outcome(OutcomeKind::Delivered);
+        self.journey.outcome = Outcome::new(OutcomeKind::Delivered);
         self
     }
 

@@ -281,7 +281,7 @@ fn a_neighbour_that_is_silent_is_told_by_the_answer_where_the_end_was_not_seen()
     let told = |way: Lab, answer: &str| {
         way.edit(|lab| {
             lab.journey.outcome =
-                Outcome { answer: Some(answer.to_owned()), ..outcome(OutcomeKind::Rejected) };
+                Outcome { answer: Some(answer.to_owned()), ..Outcome::new(OutcomeKind::Rejected) };
         })
     };
     let way = || Lab::tcp("10.1.0.2:4000", "10.2.0.77:80").comes_in("c0");

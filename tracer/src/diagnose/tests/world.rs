@@ -52,19 +52,6 @@ pub(super) fn endpoint(text: &str) -> Endpoint {
     Endpoint { address, port: port.unwrap() }
 }
 
-pub(super) fn outcome(result: OutcomeKind) -> Outcome {
-    Outcome {
-        result,
-        stage: None,
-        reason: None,
-        location: None,
-        device: None,
-        left_as: None,
-        socket: None,
-        answer: None,
-    }
-}
-
 pub(super) fn journey(protocol: Protocol, tuple: Tuple) -> Journey {
     Journey {
         id: 1,
@@ -94,7 +81,7 @@ pub(super) fn journey(protocol: Protocol, tuple: Tuple) -> Journey {
             zone: None,
             status: None,
         }),
-        outcome: outcome(OutcomeKind::Incomplete),
+        outcome: Outcome::new(OutcomeKind::Incomplete),
         findings: Vec::new(),
         notes: Vec::new(),
     }
